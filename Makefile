@@ -1,0 +1,43 @@
+# One short target per task; `make` alone lists them. Everything that installs goes to .venv.
+PYTHON ?= python3
+EPOCHS ?= 10
+BIN := .venv/bin
+SWEEP := experiment=baseline,dropout_scheduler model=network_a,network_b
+
+.PHONY: help install sweep test lint types lock tensorboard clean
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+sweep: .venv/installed  ## train both networks in both experiments and print the table; EPOCHS=500 for the report's length
+	$(BIN)/mnist-train -m sweep=report $(SWEEP) trainer.max_epochs=$(EPOCHS)
+
+test: lint types  ## lint, types and tests
+	$(BIN)/pytest -n 2
+
+lint: .venv/installed  ## ruff: style and formatting
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: .venv/installed  ## mypy, strict on the package
+	$(BIN)/mypy
+
+tensorboard: .venv/installed  ## watch logs/ at http://127.0.0.1:6006
+	$(BIN)/tensorboard --logdir logs --host 127.0.0.1
+
+install: .venv/installed  ## make the environment, if it is not there and up to date
+
+# Made anew when the lock changes, so that it holds what the lock says and nothing else. The stamp comes last:
+# an installation that was interrupted is not taken for one.
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "PYTHON=$(PYTHON): is `$(PYTHON) --version 2>&1`; give Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+lock:  ## resolve requirements.lock anew (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --upgrade -o requirements.lock
+
+clean:  ## remove the environment and caches; logs stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info

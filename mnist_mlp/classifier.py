@@ -1,0 +1,202 @@
+"""The LightningModule: any backbone from images to logits, trained with cross-entropy, judged with torchmetrics."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from mnist_mlp.datamodule import Batch
+from mnist_mlp.seeds import stream_seed
+from mnist_mlp.settings import NonFiniteLossError
+
+Average = Literal["weighted", "macro", "micro"]
+
+
+class EpochMeans:
+    """Exact means of loss and error over the samples of an epoch, left on the device until the epoch's end."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._errors: list[Tensor] = []
+        self._samples = 0
+
+    def add(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Losses: any shape, together the sum over these samples; logits (N, num_classes); labels (N,)."""
+        self._losses.append(losses.flatten())
+        self._errors.append((logits.argmax(dim=1) != labels).sum())
+        self._samples += len(labels)
+
+    def take(self) -> tuple[float, float]:
+        """Mean loss and share of errors, both over all samples added; starts afresh."""
+        # On the CPU, because MPS has no float64.
+        loss = torch.cat(self._losses).cpu().double().sum().item() / self._samples
+        error = int(torch.stack(self._errors).sum()) / self._samples
+        self.__init__()  # type: ignore[misc]
+        return loss, error
+
+
+class Classifier(LightningModule):
+    """A backbone, its loss, its metrics and its optimizer.
+
+    Optimization is manual in Lightning's sense: one `training_step` takes a group of minibatches and makes one
+    optimizer step for each, bit for bit the steps that automatic optimization would make one call at a time.
+
+    Args:
+        backbone: images (N, 1, 28, 28) -> logits (N, num_classes).
+        optimizer: parameters -> optimizer. None for a classifier that is not trained.
+        scheduler: optimizer -> learning rate scheduler, stepped once an epoch; `ReduceLROnPlateau` gets `val/loss`.
+        average: how precision, recall and F1 average over the classes. Accuracy is the share of samples that are
+            right (micro), whatever this is; weighted recall equals it by definition.
+        seed: of the dropout masks.
+        gradient_clip_val, gradient_clip_algorithm: as Lightning's Trainer takes them.
+        hyperparameters: plain values, kept in every checkpoint under `hyper_parameters`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        *,
+        average: Average = "weighted",
+        num_classes: int = 10,
+        seed: int = 0,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str = "norm",
+        hyperparameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.save_hyperparameters(dict(hyperparameters or {}), logger=False)
+        self.backbone = backbone
+        self.optimizer, self.scheduler, self.seed = optimizer, scheduler, seed
+        self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
+        self.metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "precision": MulticlassPrecision(num_classes, average=average),
+                "recall": MulticlassRecall(num_classes, average=average),
+                "f1": MulticlassF1Score(num_classes, average=average),
+            }
+        )
+        self.training_means, self.evaluation_means = EpochMeans(), EpochMeans()
+        self.measured: dict[str, float] = {}  # the newest value of everything logged, in float64
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 1, 28, 28), normalized -> logits (N, num_classes)."""
+        logits: Tensor = self.backbone(images)
+        return logits
+
+    def configure_optimizers(self) -> Any:
+        if self.optimizer is None:
+            return None
+        optimizer = self.optimizer(self.backbone.parameters())
+        return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
+
+    def on_train_epoch_start(self) -> None:
+        # The masks are then a function of (seed, epoch), whatever drew from torch's generator before.
+        torch.manual_seed(stream_seed(self.seed, "dropout", self.current_epoch))
+        self._measure("lr", self._optimizer().param_groups[0]["lr"])
+
+    def training_step(self, minibatches: Iterable[Batch], batch_idx: int) -> None:
+        optimizer = self._optimizer()
+        all_losses, all_logits, all_labels = [], [], []
+        for images, labels in minibatches:
+            logits = self.backbone(images)
+            loss = F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            if self.gradient_clip_val is not None:
+                self.clip_gradients(optimizer.optimizer, self.gradient_clip_val, self.gradient_clip_algorithm)
+            optimizer.step()
+            all_losses.append(loss.detach() * len(labels))
+            all_logits.append(logits.detach())
+            all_labels.append(labels)
+        # What the epoch's means need, once for the whole group: no .item(), logging or metric in the loop above.
+        self.training_means.add(torch.stack(all_losses), torch.cat(all_logits), torch.cat(all_labels))
+
+    def on_train_epoch_end(self) -> None:
+        loss, error = self.training_means.take()
+        self._measure("train/loss", loss)
+        self._measure("train/error", error)
+        for name in ("train/loss", "val/loss"):
+            if not math.isfinite(self.measured.get(name, 0.0)):
+                raise NonFiniteLossError(
+                    f"{name} became {self.measured[name]} in epoch {self.current_epoch + 1}: "
+                    f"optimizer.lr={self.measured['lr']:g} is probably too high"
+                )
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(self.measured["val/loss"])
+        elif isinstance(scheduler, LRScheduler):
+            scheduler.step()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluation_step(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluation_step(batch)
+
+    def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
+        """Images (N, 1, 28, 28) -> probabilities (N, num_classes)."""
+        logits: Tensor = self(images)
+        return logits.softmax(dim=1)
+
+    def on_validation_epoch_end(self) -> None:
+        self._measure_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._measure_evaluation("test")
+
+    def _evaluation_step(self, batch: Batch) -> None:
+        images, labels = batch
+        logits = self(images)
+        self.evaluation_means.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+        self.metrics.update(logits, labels)
+
+    def _measure_evaluation(self, split: str) -> None:
+        loss, error = self.evaluation_means.take()
+        self._measure(f"{split}/loss", loss)
+        self._measure(f"{split}/error", error)
+        for name, value in self.metrics.compute().items():
+            # torchmetrics computes in float32: in more than six digits, weighted recall would differ from accuracy.
+            self._measure(f"{split}/{name}", float(f"{value.item():.6g}"))
+        self.metrics.reset()
+
+    def _measure(self, name: str, value: float) -> None:
+        """Notes a value, and offers it to callbacks; `Recorder` gives it to the logger, at step = epoch."""
+        self.measured[name] = value
+        self.log(name, value, logger=False, on_step=False, on_epoch=True, batch_size=1)
+
+    def _optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
+
+def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the entries in key order: of each its key (UTF-8), its dtype (as `float32`), its shape (as `64,784`)
+    and its raw little-endian bytes."""
+    digest = hashlib.sha256()
+    for key in sorted(state_dict):
+        array = state_dict[key].detach().cpu().contiguous().numpy()
+        digest.update(key.encode())
+        digest.update(str(array.dtype).encode())
+        digest.update(",".join(map(str, array.shape)).encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()

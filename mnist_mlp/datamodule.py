@@ -1,0 +1,296 @@
+"""MNIST and its drop-in families: verified, split, normalized once and kept in memory on the training device."""
+
+import gzip
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
+from math import ceil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from filelock import FileLock
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torchvision import datasets
+
+from mnist_mlp.rundir import durable_write
+from mnist_mlp.seeds import stream_seed
+from mnist_mlp.settings import SettingError
+
+Split = Literal["train", "validation", "test"]
+Batch = tuple[Tensor, Tensor]
+
+FAMILIES: dict[str, type[datasets.MNIST]] = {
+    "MNIST": datasets.MNIST,
+    "FashionMNIST": datasets.FashionMNIST,
+    "KMNIST": datasets.KMNIST,
+}
+# The four files that ship in the package, from their ATTRIBUTION.md.
+SHIPPED_SHA256 = {
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+}
+FILES = tuple(name.removesuffix(".gz") for name in SHIPPED_SHA256)
+
+# Minibatches handed to one training_step call. Lightning's work around a call (hooks, progress, transfer) is
+# then paid once in 64 optimizer steps, while a step's images still fit into a core's cache when they are gathered.
+MINIBATCHES_PER_STEP = 64
+
+
+class TrainingEpoch:
+    """The training set in a fresh order each epoch, as groups of minibatches.
+
+    Iterating yields, per `training_step`, an iterator over up to `MINIBATCHES_PER_STEP` minibatches
+    (images (N, 1, 28, 28), labels (N,)) with N = `batch_size`, the epoch's last one smaller. Each minibatch is one
+    indexing operation, made when it is needed.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, order: Callable[[], Tensor]) -> None:
+        self.images, self.labels, self.batch_size, self.order = images, labels, batch_size, order
+
+    def __len__(self) -> int:
+        return ceil(len(self.labels) / (self.batch_size * MINIBATCHES_PER_STEP))
+
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        for group in torch.split(self.order(), self.batch_size * MINIBATCHES_PER_STEP):
+            yield ((self.images[index], self.labels[index]) for index in torch.split(group, self.batch_size))
+
+
+class InOrder:
+    """Every sample once, in order, in batches of at most `batch_size`; views, nothing is copied or dropped."""
+
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+
+    def __len__(self) -> int:
+        return ceil(len(self.labels) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return zip(torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True)
+
+
+class MNISTDataModule(LightningDataModule):
+    """Owns the data: where it comes from, the three-way split, normalization and the order of the samples.
+
+    The official 60,000 training images are divided by a seeded permutation into training and test images, as in the
+    report; the official 10,000 test images are the *validation* set, also as in the report.
+
+    Args:
+        dataset: `MNIST`, `FashionMNIST` or `KMNIST`.
+        root: a directory in torchvision's layout (`ROOT/MNIST/raw/train-images-idx3-ubyte` and so on). None: the
+            files that ship with the package (MNIST), or a directory in the user's cache (the others).
+        download: let torchvision fetch what `root` lacks.
+        mirror: the URL that holds the four `.gz` files, in place of torchvision's own list.
+        sha256: the unpacked files' expected SHA-256 by name; None accepts any.
+        mean, std: of the pixels, scaled to 0..1; None computes both from the 60,000 official training images.
+        test_size: how many of the official training images become the test set; the rest is trained on.
+        split_seed: decides which ones.
+        seed: decides, with the epoch, the order of the training images.
+        batch_size: images per optimizer step; the epoch's last batch may be smaller and is used.
+        eval_batch_size: images per forward pass in validation and test; changes speed and memory only.
+
+    Attributes:
+        splits: after `setup`: `train`, `validation` and `test`, each images (N, 1, 28, 28) float32, normalized, and
+            labels (N,) int64, on the trainer's device.
+        data_sha256: after `setup`: SHA-256 of what `sha256sum` prints for the four unpacked files in name order.
+
+    Raises:
+        SettingError: from `setup`, where the files are missing, altered or not of this shape, or where the split or
+            the batch does not fit them.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "MNIST",
+        root: str | None = None,
+        download: bool = False,
+        mirror: str | None = None,
+        sha256: Mapping[str, str] | None = None,
+        mean: float | None = None,
+        std: float | None = None,
+        test_size: int = 3000,
+        split_seed: int = 0,
+        seed: int = 0,
+        batch_size: int = 64,
+        eval_batch_size: int = 2500,
+    ) -> None:
+        super().__init__()
+        if dataset not in FAMILIES:
+            raise SettingError("data.dataset", dataset, f"must be one of {', '.join(FAMILIES)}")
+        self.dataset, self.root, self.download, self.mirror = dataset, root, download, mirror
+        self.sha256, self.mean, self.std = dict(sha256) if sha256 else None, mean, std
+        self.test_size, self.split_seed, self.seed = test_size, split_seed, seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.data_sha256: str | None = None
+        self.splits: dict[Split, Batch] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads, verifies, splits and normalizes all three sets, once, onto the trainer's device."""
+        if self.splits:
+            return
+        root = self._verified_root()
+        official_train, official_test = self._read(root, train=True), self._read(root, train=False)
+        total = len(official_train[1])
+        if not 0 < self.test_size < total:
+            raise SettingError("data.test_size", self.test_size, f"must lie between 1 and {total - 1:,}")
+        if self.batch_size > total - self.test_size:
+            raise SettingError(
+                "data.batch_size", self.batch_size, f"must be at most the {total - self.test_size:,} training images"
+            )
+        mean, std = self.mean, self.std
+        if mean is None or std is None:
+            mean, std = self.mean, self.std = pixel_statistics(official_train[0])
+        generator = torch.Generator().manual_seed(stream_seed(self.split_seed, "split"))
+        permutation = torch.randperm(total, generator=generator)
+        test, train = permutation[: self.test_size], permutation[self.test_size :]
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+        def place(images: Tensor, labels: Tensor) -> Batch:
+            return normalize(images, mean, std).to(device), labels.to(device)
+
+        self.splits = {
+            "train": place(official_train[0][train], official_train[1][train]),
+            "validation": place(*official_test),
+            "test": place(official_train[0][test], official_train[1][test]),
+        }
+
+    def train_dataloader(self) -> TrainingEpoch:
+        images, labels = self.splits["train"]
+        return TrainingEpoch(images, labels, self.batch_size, self._order)
+
+    def val_dataloader(self) -> InOrder:
+        return InOrder(*self.splits["validation"], self.eval_batch_size)
+
+    def test_dataloader(self) -> InOrder:
+        return InOrder(*self.splits["test"], self.eval_batch_size)
+
+    def _order(self) -> Tensor:
+        """This epoch's order of the training images: a function of (seed, epoch) alone."""
+        images, labels = self.splits["train"]
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
+        return torch.randperm(len(labels), generator=generator).to(images.device)
+
+    def _verified_root(self) -> Path:
+        """The directory, in torchvision's layout, that holds the four files, each with the expected SHA-256."""
+        shipped = self.dataset == "MNIST" and self.root is None and not self.download
+        root = Path(self.root) if self.root is not None else cache_directory()
+        if shipped:
+            _unpack_shipped(root / "MNIST" / "raw")
+        elif self.download:
+            self._download(root)
+        raw = root / self.dataset / "raw"
+        for name in FILES:
+            if not (raw / name).is_file():
+                remedy = "unpack the .gz that is there" if (raw / f"{name}.gz").is_file() else "set data.download=true"
+                raise SettingError(
+                    "data.root", root, f"has no {self.dataset}/raw/{name}: give a root that does, or {remedy}"
+                )
+        digests = {name: file_sha256(raw / name) for name in FILES}
+        for name, expected in (self.sha256 or {}).items():
+            if digests.get(name) != expected and shipped:
+                (raw / name).unlink()  # the cache was altered: unpack that file again
+                _unpack_shipped(raw)
+                digests[name] = file_sha256(raw / name)
+            if digests.get(name) != expected:
+                raise SettingError(
+                    "data.root",
+                    root,
+                    f"{self.dataset}/raw/{name} is truncated or altered (SHA-256 {digests.get(name)}, expected "
+                    f"{expected}): restore it, or set data.sha256=null to use a version of your own",
+                )
+        listing = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+        self.data_sha256 = hashlib.sha256(listing.encode()).hexdigest()
+        return root
+
+    def _download(self, root: Path) -> None:
+        """torchvision's own download, into a temporary directory first: a killed one leaves no half file behind."""
+        raw = root / self.dataset / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        with FileLock(raw / ".download.lock"):  # of several processes started at once, one downloads
+            if all((raw / name).is_file() for name in FILES):
+                return
+            family = FAMILIES[self.dataset]
+            if self.mirror is not None:
+                # torchvision names the folder after the class, so the subclass keeps its parent's name.
+                family = type(family.__name__, (family,), {"mirrors": [self.mirror.rstrip("/") + "/"]})
+            with tempfile.TemporaryDirectory(dir=raw) as temporary:
+                try:
+                    family(temporary, download=True)
+                except (RuntimeError, OSError) as error:
+                    setting = "data.mirror" if self.mirror is not None else "data.download"
+                    value = self.mirror if self.mirror is not None else True
+                    reason = " ".join(str(error).split())
+                    raise SettingError(setting, value, f"could not be downloaded from ({reason})") from error
+                for file in (Path(temporary) / self.dataset / "raw").iterdir():
+                    file.replace(raw / file.name)
+
+    def _read(self, root: Path, *, train: bool) -> Batch:
+        """Images (N, 28, 28) uint8 and labels (N,) int64 of one official half, through torchvision."""
+        try:
+            half = FAMILIES[self.dataset](root, train=train)
+        except (RuntimeError, ValueError, AssertionError, OSError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise SettingError("data.root", root, f"holds files that torchvision cannot read ({reason})") from error
+        images, labels = half.data, half.targets
+        if images.shape != (len(labels), 28, 28) or len(labels) == 0 or not 0 <= labels.min() <= labels.max() <= 9:
+            raise SettingError("data.root", root, "must hold 28x28 images and as many labels in 0..9")
+        return images, labels
+
+
+def normalize(images: Tensor, mean: float, std: float) -> Tensor:
+    """(x / 255 - mean) / std, bit for bit as torchvision's ToTensor and Normalize: (N, 28, 28) uint8 ->
+    (N, 1, 28, 28) float32."""
+    return images.unsqueeze(1).to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def pixel_statistics(images: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of uint8 pixels scaled to 0..1, exact in float64 by way of their histogram."""
+    counts = torch.bincount(images.flatten(), minlength=256).double()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = (counts * values).sum() / counts.sum()
+    variance = (counts * (values - mean) ** 2).sum() / counts.sum()
+    return mean.item(), variance.sqrt().item()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_directory() -> Path:
+    """A directory of this user's that can be written to, for files that need not be kept."""
+    preferred = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist-mlp"
+    try:
+        preferred.mkdir(parents=True, exist_ok=True)
+        if os.access(preferred, os.W_OK):
+            return preferred
+    except (OSError, RuntimeError):
+        pass
+    fallback = Path(tempfile.gettempdir()) / f"mnist-mlp-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
+    fallback.mkdir(parents=True, exist_ok=True)
+    return fallback
+
+
+def _unpack_shipped(raw: Path) -> None:
+    """The package's own files, unpacked into the cache: torchvision reads files, and the package may be read-only.
+
+    A file appears there whole (written aside, then renamed), so processes that start together need no lock: at worst
+    each writes the same bytes.
+    """
+    raw.mkdir(parents=True, exist_ok=True)
+    for name, expected in SHIPPED_SHA256.items():
+        packed = Path(str(files("mnist_mlp") / "mnist" / name))
+        found = file_sha256(packed) if packed.is_file() else None
+        if found != expected:
+            state = "missing" if found is None else f"truncated or altered (SHA-256 {found}, expected {expected})"
+            raise SettingError("data.root", None, f"the package's own {packed} is {state}: install the package again")
+        unpacked = raw / name.removesuffix(".gz")
+        size = int.from_bytes(packed.read_bytes()[-4:], "little")  # RFC 1952: a gzip file ends with its content's size
+        if not unpacked.is_file() or unpacked.stat().st_size != size:
+            durable_write(unpacked, gzip.decompress(packed.read_bytes()))

@@ -1,0 +1,118 @@
+"""`mnist-evaluate CHECKPOINT`: the metrics of a checkpoint on one of the three splits."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_mlp.settings import SettingError, one_sentence
+
+if TYPE_CHECKING:
+    from mnist_mlp.classifier import Classifier
+
+SPLITS = ("train", "validation", "test")
+METRICS = ("accuracy", "precision", "recall", "f1", "loss")
+OWN_BACKBONE = "mnist_mlp.backbone.MLP"
+# What of the recorded data settings says which images belong to which split; where to read them is asked afresh.
+DATA_SETTINGS = ("dataset", "mean", "std", "test_size", "split_seed", "eval_batch_size", "sha256")
+
+
+def main() -> None:
+    """Runs `mnist-evaluate`. Exit status: 0; 1 where the checkpoint or the data cannot be used."""
+    parser = argparse.ArgumentParser(prog="mnist-evaluate", description="Metrics of a checkpoint on a split.")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="such as RUN_DIR/checkpoints/best.ckpt")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="of the data (default: %(default)s)")
+    parser.add_argument("--data-root", metavar="PATH", help="images in torchvision's layout (default: the package's)")
+    parser.add_argument("--model", metavar="YAML", type=Path, help="the file of a backbone that is not this package's")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    arguments = parser.parse_args()
+    with one_sentence():
+        metrics = evaluate(arguments.checkpoint, arguments.split, arguments.data_root, arguments.model)
+    if arguments.json:
+        print(json.dumps(metrics))
+    else:
+        print(f"{arguments.split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+
+def evaluate(
+    checkpoint: Path, split: str = "test", data_root: str | None = None, model: Path | None = None
+) -> dict[str, float]:
+    """Accuracy, precision, recall and F1 (fractions) and the mean loss of a checkpoint on a split.
+
+    The split, normalization and averaging are those of the checkpoint's run.
+
+    Raises:
+        SettingError: the checkpoint or the data cannot be used.
+    """
+    from lightning.pytorch import Trainer
+
+    from mnist_mlp.datamodule import InOrder, MNISTDataModule
+
+    classifier = load_classifier(checkpoint, model)
+    recorded = classifier.hparams["data"]
+    datamodule = MNISTDataModule(root=data_root, **{name: recorded[name] for name in DATA_SETTINGS if name in recorded})
+    datamodule.setup()
+    trainer = Trainer(
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    images, labels = datamodule.splits[split]  # type: ignore[index]
+    trainer.test(classifier, InOrder(images, labels, datamodule.eval_batch_size), verbose=False)
+    return {name: classifier.measured[f"test/{name}"] for name in METRICS}
+
+
+def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier":
+    """The classifier in a checkpoint, in evaluation mode. Nothing in the file is executed: it is read with
+    `weights_only`, and only this package's backbone, or the one that the caller names, is built.
+
+    Args:
+        checkpoint: written by `mnist-train`.
+        model: a YAML file with a `_target_`, as in `conf/model/`, for a backbone that is not this package's.
+
+    Raises:
+        SettingError: the file cannot be read, is no such checkpoint, or holds weights of another backbone.
+    """
+    import torch
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from mnist_mlp.backbone import MLP
+    from mnist_mlp.classifier import Classifier
+
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SettingError("CHECKPOINT", checkpoint, f"cannot be read ({error.strerror})") from error
+    except Exception as error:  # torch.load raises almost anything for a damaged or hostile file
+        raise SettingError(
+            "CHECKPOINT",
+            checkpoint,
+            "is damaged, or holds more than tensors and plain values: give one of mnist-train's",
+        ) from error
+    recorded = content.get("hyper_parameters", {}) if isinstance(content, dict) else {}
+    if not all(isinstance(recorded.get(key), dict) for key in ("model", "data")) or "state_dict" not in content:
+        raise SettingError("CHECKPOINT", checkpoint, "is not a checkpoint of mnist-train")
+    if model is not None:
+        backbone = instantiate(OmegaConf.load(model))
+    elif recorded["model"].get("_target_") == OWN_BACKBONE:
+        backbone = MLP(**{key: value for key, value in recorded["model"].items() if key != "_target_"})
+    else:
+        raise SettingError(
+            "CHECKPOINT",
+            checkpoint,
+            f"is of {recorded['model'].get('_target_')}: give that backbone's file with --model",
+        )
+    classifier = Classifier(backbone, average=recorded["average"], hyperparameters=recorded)
+    try:
+        classifier.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise SettingError("CHECKPOINT", checkpoint, "holds the weights of another backbone") from error
+    return classifier.eval()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The callback that writes the run directory, once an epoch: metrics, checkpoints, TensorBoard, progress."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from tqdm import tqdm
+
+from mnist_mlp.classifier import Classifier
+from mnist_mlp.rundir import COLUMNS, Row, RunDirectory, durable_replace
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final place and renames it: whole or not at all. Lightning's own stages the file
+    in the system's temporary directory, which may be another disk."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        with durable_replace(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+class Recorder(Checkpoint):
+    """Notes each epoch in the run directory.
+
+    `best.ckpt` is the epoch of highest `val/accuracy`, the earliest of a tie. It is written before `last.ckpt`, so that
+    a run killed between the two resumes from the older `last.ckpt` and writes the same `best.ckpt` again.
+
+    Args:
+        run: where to.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.rows: list[Row] = []
+        self.best: Row = {}
+        self._epoch_started = self._session_started = time.perf_counter()
+        self._earlier_seconds = 0.0
+        self._progress: tqdm[Any] | None = None
+
+    def wall_seconds(self) -> float:
+        """Seconds spent on the run so far, over all its sessions, less what kills made it repeat."""
+        return self._earlier_seconds + time.perf_counter() - self._session_started
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._progress = tqdm(
+            total=trainer.max_epochs,
+            initial=len(self.rows),
+            unit="epoch",
+            disable=None,  # on anything but a terminal
+            dynamic_ncols=True,
+        )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        measured = pl_module.measured | {
+            "epoch": trainer.current_epoch + 1,
+            "seconds": round(time.perf_counter() - self._epoch_started, 4),
+        }
+        row = {name: measured[name] for name in COLUMNS}
+        self.rows.append(row)
+        for logger in trainer.loggers:
+            logger.log_metrics({name: row[name] for name in COLUMNS[1:]}, step=int(row["epoch"]))
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()  # what is watched is there within the epoch
+        if not self.best or row["val/accuracy"] > self.best["val/accuracy"]:
+            self.best = {"epoch": row["epoch"], "val/accuracy": row["val/accuracy"]}
+            trainer.save_checkpoint(self.run.best)
+        trainer.save_checkpoint(self.run.last)
+        self.run.write_metrics(self.rows)
+        if self._progress is not None:
+            self._progress.set_postfix(
+                loss=f"{row['train/loss']:.4f}", accuracy=f"{row['val/accuracy']:.2%}", refresh=False
+            )
+            self._progress.update()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._progress is not None:
+            self._progress.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "best": self.best, "wall_seconds": self.wall_seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.best = state_dict["rows"], state_dict["best"]
+        self._earlier_seconds = state_dict["wall_seconds"]

@@ -1,0 +1,154 @@
+"""A run directory: one process at a time, and files that are whole whenever the power goes."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from mnist_mlp.settings import SettingError, flatten, make_directory
+
+COLUMNS = (
+    "epoch",
+    "train/loss",
+    "train/error",
+    "val/loss",
+    "val/error",
+    "val/accuracy",
+    "val/precision",
+    "val/recall",
+    "val/f1",
+    "lr",
+    "seconds",
+)
+Row = dict[str, float]
+PLACES = ("run_dir", "sweep")  # settings that say where a run lies, not what it is
+
+
+@contextlib.contextmanager
+def durable_replace(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which replaces `path` as a whole at the end: written beside it, flushed to disk, renamed.
+
+    Raises:
+        OSError: the disk is full or the directory cannot be written; `path` is then what it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the rename itself
+        finally:
+            os.close(directory)
+
+
+def durable_write(path: Path, content: bytes) -> None:
+    """`durable_replace` for what is in memory already."""
+    with durable_replace(path) as file:
+        file.write(content)
+
+
+class RunDirectory:
+    """The files of one run, as `README.md` describes them, and the right to write them.
+
+    Args:
+        path: the directory; made if it is not there.
+
+    Raises:
+        SettingError: it cannot be written, or another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.csv"
+        self.last = path / "checkpoints" / "last.ckpt"
+        self.best = path / "checkpoints" / "best.ckpt"
+        make_directory(path)
+        self.last.parent.mkdir(exist_ok=True)
+        self._lock = FileLock(path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)  # the kernel frees it when this process ends, however it ends
+        except Timeout as error:
+            raise SettingError("run_dir", path, "is in use by another process: give another one, or wait") from error
+
+        for stale in [*path.glob(".*.tmp"), *self.last.parent.glob(".*.tmp")]:
+            stale.unlink()  # what a killed process was writing
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def refuse_other_settings(self, config: DictConfig) -> None:
+        """Compares the recorded configuration with the one asked for.
+
+        Raises:
+            SettingError: they differ in more than where the run lies or in how many epochs it may yet take.
+        """
+        recorded, asked = flatten(OmegaConf.load(self.config)), flatten(config)
+        for setting in sorted(recorded.keys() | asked.keys()):
+            before, now = recorded.get(setting), asked.get(setting)
+            longer = setting == "trainer.max_epochs" and isinstance(before, int) and now is not None and now >= before
+            if before != now and setting not in PLACES and not longer:
+                raise SettingError(
+                    setting, now, f"but {self.path} was run with {setting}={before}: keep that, or give another run_dir"
+                )
+
+    def write_config(self, config: DictConfig) -> None:
+        """Writes `config.yaml`, and Hydra's own record under a Hydra job."""
+        durable_write(self.config, OmegaConf.to_yaml(config).encode())
+        if HydraConfig.initialized():
+            hydra_config = OmegaConf.create({"hydra": HydraConfig.get()})
+            hydra_directory = self.path / ".hydra"
+            hydra_directory.mkdir(exist_ok=True)
+            durable_write(hydra_directory / "config.yaml", OmegaConf.to_yaml(config).encode())
+            durable_write(hydra_directory / "hydra.yaml", OmegaConf.to_yaml(hydra_config).encode())
+            overrides = OmegaConf.to_yaml(hydra_config.hydra.overrides.task)
+            durable_write(hydra_directory / "overrides.yaml", overrides.encode())
+
+    def read_record(self) -> dict[str, Any]:
+        """`run.json`, or {} in a new directory."""
+        return read_record(self.path)
+
+    def update_record(self, **entries: Any) -> None:
+        """Writes `run.json` with these entries changed."""
+        record = self.read_record() | entries
+        durable_write(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+
+    def write_metrics(self, rows: Iterable[Row]) -> None:
+        durable_write(self.metrics, metrics_csv(rows).encode())
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The `run.json` in the directory `path`, or {} where there is none."""
+    try:
+        record: dict[str, Any] = json.loads((path / "run.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return record
+
+
+def metrics_csv(rows: Iterable[Mapping[str, float]]) -> str:
+    """One line per epoch; floats as their shortest text that reads back as the same bits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,241 @@
+"""What a setting may be, and the one sentence a user gets when it is not.
+
+Imports nothing heavy: `mnist-train --help` and a refused command answer at once.
+"""
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used: its message is one sentence that names it, its value and what would be right."""
+
+    def __init__(self, setting: str, value: object, problem: str) -> None:
+        super().__init__(f"{setting}={'null' if value is None else value}: {problem}")
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite; nothing that comes after it means anything."""
+
+
+class Rule(NamedTuple):
+    accepts: Callable[[Any], bool]
+    wanted: str
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(least: int) -> Rule:
+    return Rule(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
+        f"a whole number of at least {least}",
+    )
+
+
+def _choice(*options: str) -> Rule:
+    return Rule(lambda value: value in options, f"one of {', '.join(options)}")
+
+
+def _optional(rule: Rule) -> Rule:
+    return Rule(lambda value: value is None or rule.accepts(value), f"{rule.wanted}, or null")
+
+
+ABOVE_ZERO = Rule(lambda value: _number(value) and 0 < value < float("inf"), "a number above 0")
+AT_LEAST_ZERO = Rule(lambda value: _number(value) and 0 <= value < float("inf"), "a number of at least 0")
+FRACTION = Rule(lambda value: _number(value) and 0 <= value < 1, "a number of at least 0 and below 1")
+TRUTH = Rule(lambda value: isinstance(value, bool), "true or false")
+TEXT = Rule(lambda value: isinstance(value, str) and value != "", "a text")
+NUMBER = Rule(_number, "a number")
+WIDTHS = Rule(
+    lambda value: isinstance(value, list) and all(_whole(1).accepts(width) for width in value),
+    "a list of whole numbers of at least 1, such as [64,128,64]",
+)
+
+# A setting that a user's own backbone, optimizer or scheduler does not have is not asked for.
+RULES: dict[str, Rule] = {
+    "seed": _whole(0),
+    "threads": _optional(_whole(1)),
+    "average": _choice("weighted", "macro", "micro"),
+    "run_dir": TEXT,
+    "data.root": _optional(TEXT),
+    "data.download": TRUTH,
+    "data.mirror": _optional(TEXT),
+    "data.mean": _optional(NUMBER),
+    "data.std": _optional(ABOVE_ZERO),
+    "data.test_size": _whole(1),
+    "data.split_seed": _whole(0),
+    "data.batch_size": _whole(1),
+    "data.eval_batch_size": _whole(1),
+    "model.hidden": WIDTHS,
+    "model.dropout": FRACTION,
+    "model.init": _choice("default", "xavier_uniform"),
+    "optimizer.lr": ABOVE_ZERO,
+    "optimizer.weight_decay": AT_LEAST_ZERO,
+    "scheduler.step_size": _whole(1),
+    "scheduler.gamma": ABOVE_ZERO,
+    "trainer.max_epochs": _whole(1),
+    "trainer.max_steps": Rule(
+        lambda value: value == -1 or _whole(1).accepts(value), "a whole number of at least 1, or -1"
+    ),
+    "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": Rule(lambda value: value == 1 and _number(value), "1: a run uses one device"),
+    "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
+    "trainer.gradient_clip_algorithm": _choice("norm", "value"),
+}
+
+
+def check(config: DictConfig) -> None:
+    """Checks every setting that has a rule.
+
+    Raises:
+        SettingError: for the first that breaks its rule.
+    """
+    for setting, rule in RULES.items():
+        node, _, leaf = setting.rpartition(".")
+        parent = OmegaConf.select(config, node) if node else config
+        if not isinstance(parent, DictConfig):
+            raise SettingError(node, parent, f"must be a group of settings, such as {setting}")
+        if leaf not in parent:
+            continue
+        value = parent[leaf]
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if not rule.accepts(value):
+            raise SettingError(setting, value, f"must be {rule.wanted}")
+
+
+class CheckBeforeRun(Callback):
+    """Hydra callback: a single run is checked before Hydra makes its directory, so that a refused one leaves none."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
+        try:
+            check(config)
+            make_directory(Path(config.run_dir))
+        except (SettingError, OmegaConfBaseException) as error:
+            end(error)  # by SystemExit: of any other exception Hydra makes a warning
+
+
+def make_directory(run_dir: Path) -> None:
+    """Makes `run_dir` if it is not there.
+
+    Raises:
+        SettingError: it cannot be made or written to.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(run_dir, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise SettingError(
+            "run_dir", run_dir, f"cannot be written ({error.strerror}): choose a directory that you can write to"
+        ) from error
+
+
+def compose_config(overrides: list[str]) -> DictConfig:
+    """The configuration of `mnist-train OVERRIDES`, every interpolation resolved, for use outside a Hydra job."""
+    GlobalHydra.instance().clear()
+    with initialize_config_module("mnist_mlp.conf", version_base="1.3"):
+        config = compose("train", overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)  # what ${hydra:...} looks at
+    try:
+        settings = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        OmegaConf.resolve(settings)
+    finally:
+        HydraConfig.instance().cfg = None
+    return settings
+
+
+def name_sweep_jobs(arguments: list[str]) -> list[str]:
+    """What to add to the arguments of `mnist-train`, so that a sweep's jobs are named for what the sweep varies.
+
+    Hydra's override_dirname lists every override, in alphabetical order; those with a single value are left out.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return []
+    texts = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    fixed = [o.key_or_group for o in OverridesParser.create().parse_overrides(texts) if not o.is_sweep_override()]
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
+
+
+# Set by the user to see tracebacks; read once, because `one_sentence` sets it for Hydra.
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Ends the process with one sentence on standard error and status 1 where a setting cannot be used.
+
+    With HYDRA_FULL_ERROR=1 the traceback is printed as well.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over, in place of printing them its own way
+    try:
+        yield
+    except (SettingError, HydraException, OmegaConfBaseException) as error:
+        end(error)
+    finally:
+        if not FULL_ERROR:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+def end(error: Exception) -> NoReturn:
+    """Prints what is wrong and exits with status 1."""
+    if FULL_ERROR:
+        traceback.print_exception(error)
+    print(sentence(error), file=sys.stderr)
+    sys.exit(1)
+
+
+def sentence(error: Exception) -> str:
+    """One sentence for an exception of ours, of Hydra's or of OmegaConf's."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, SettingError):
+        return str(error.__cause__)
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group}={option}: there is no such {group}; choose one of {', '.join(sorted(error.options))}"
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        return _unknown_setting(unknown[1], text)
+    if call := re.match(r"Error in call to target '(.+?)':\n(.+)\nfull_key: (.+)", text):
+        return f"{call[3]}: {call[1]} could not be made ({call[2]})"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]"
+    return " ".join(text.split())
+
+
+def _unknown_setting(setting: str, text: str) -> str:
+    given = re.search(r"\+(\S+)$", text.strip())
+    known = [*flatten(compose_config([])), "experiment", "model", "data", "optimizer", "scheduler"]
+    # The last part of the name is what is usually right: trainer.lr is meant to be optimizer.lr.
+    leaves = [name for name in known if name.rpartition(".")[2] == setting.rpartition(".")[2]]
+    close = leaves or difflib.get_close_matches(setting, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else "mnist-train --cfg job lists them all"
+    return f"{given[1] if given else setting}: there is no setting {setting}; {hint}"
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | DictConfig):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

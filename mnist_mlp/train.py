@@ -1,0 +1,168 @@
+"""`mnist-train`: one run, or with -m a sweep. `main` is the command; `train` is the callable under it."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from mnist_mlp.report import RememberSweep, summarise
+from mnist_mlp.rundir import RunDirectory
+from mnist_mlp.settings import NonFiniteLossError, SettingError, check, name_sweep_jobs, one_sentence, sentence
+
+TEST_METRICS = ("accuracy", "precision", "recall", "f1", "loss")
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Runs `mnist-train`. Exit status: 0; 1 where a run failed or a setting cannot be used; 2 for an unknown flag."""
+    sys.path.append(os.getcwd())  # a user's own backbone, named by its _target_, may lie beside where they work
+    with one_sentence():
+        sys.argv += name_sweep_jobs(sys.argv[1:])
+        try:
+            job()
+        finally:
+            if RememberSweep.directory is not None:
+                summarise(RememberSweep.directory)
+
+
+@hydra.main(version_base="1.3", config_path="pkg://mnist_mlp.conf", config_name="train")
+def job(config: DictConfig) -> dict[str, Any]:
+    """One Hydra job: a run in the directory that Hydra gives it."""
+    mode = HydraConfig.get().mode
+    config.run_dir = HydraConfig.get().runtime.output_dir if mode == RunMode.MULTIRUN else config.run_dir
+    try:
+        return train(config)
+    except (SettingError, NonFiniteLossError, InstantiationException) as error:
+        log.error("%s", sentence(error))
+        if mode == RunMode.RUN:
+            sys.exit(1)  # said: Hydra would say it again
+        raise
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """Trains, tests and records one run; resumes it where it stopped, and leaves it alone where it is complete.
+
+    Args:
+        config: as `conf/train.yaml` composes it, without Hydra's own node.
+
+    Returns:
+        What `run.json` holds.
+
+    Raises:
+        SettingError: a setting cannot be used, or `run_dir` holds a run with other settings.
+        NonFiniteLossError: a loss became NaN or infinite; the run is marked failed, with what was written kept.
+    """
+    check(config)
+    OmegaConf.resolve(config)
+    with RunDirectory(Path(config.run_dir)) as run:
+        record = run.read_record()
+        if run.last.exists():
+            run.refuse_other_settings(config)
+            if record.get("status") == "completed" and record["epochs"] >= config.trainer.max_epochs:
+                log.info("%s is complete: nothing to run", run.path)
+                return record
+        run.write_config(config)
+        try:
+            return _fit_and_test(config, run)
+        except BaseException as error:
+            run.update_record(status="failed", error=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _fit_and_test(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
+    if config.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported
+    import torch
+    from hydra.utils import instantiate
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from mnist_mlp.classifier import Classifier, weights_sha256
+    from mnist_mlp.provenance import device_name, git_state, versions
+    from mnist_mlp.recorder import DurableCheckpointIO, Recorder
+    from mnist_mlp.seeds import stream_seed
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    _check_accelerator(config.trainer.accelerator)
+
+    done = torch.load(run.last, weights_only=True)["epoch"] + 1 if run.last.exists() else 0
+    datamodule = instantiate(config.data)
+    torch.manual_seed(stream_seed(config.seed, "weights"))
+    classifier = Classifier(
+        instantiate(config.model),
+        instantiate(config.optimizer),
+        instantiate(config.scheduler) if "_target_" in config.scheduler else None,
+        average=config.average,
+        seed=config.seed,
+        gradient_clip_val=config.trainer.gradient_clip_val,
+        gradient_clip_algorithm=config.trainer.gradient_clip_algorithm,
+        hyperparameters=OmegaConf.to_container(config),  # type: ignore[arg-type]
+    )
+    recorder = Recorder(run)
+    trainer = Trainer(
+        **{key: value for key, value in config.trainer.items() if not str(key).startswith("gradient_clip")},
+        # The epochs that come after the checkpoint replace any that a killed run logged without reaching the next one.
+        logger=TensorBoardLogger(
+            run.path, name="", version="tensorboard", default_hp_metric=False, purge_step=done + 1
+        ),
+        callbacks=[recorder, *(instantiate(callback) for callback in config.callbacks.values())],
+        plugins=[DurableCheckpointIO()],
+        enable_progress_bar=False,  # Lightning's costs time at every step; the recorder shows one per epoch
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+    run.update_record(
+        status="running",
+        experiment=config.experiment,
+        model=config.network,
+        seed=config.seed,
+        epochs=done,
+        threads=torch.get_num_threads(),
+        device=device_name(trainer.strategy.root_device),
+        git=git_state(),
+        versions=versions(),
+    )
+    if done:
+        log.info("resuming %s after epoch %d", run.path, done)
+    trainer.fit(classifier, datamodule, ckpt_path=run.last if done else None, weights_only=True)
+    sha256 = weights_sha256(classifier.state_dict())
+    test = {}
+    for name, checkpoint in {"last": None, "best": run.best}.items():
+        trainer.test(classifier, datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        test[name] = {metric: classifier.measured[f"test/{metric}"] for metric in TEST_METRICS}
+    run.update_record(
+        status="completed",
+        epochs=len(recorder.rows),
+        best=recorder.best,
+        final=recorder.rows[-1],
+        test=test,
+        weights_sha256=sha256,
+        data_sha256=datamodule.data_sha256,
+        wall_seconds=round(recorder.wall_seconds(), 3),
+    )
+    return run.read_record()
+
+
+def _check_accelerator(accelerator: str) -> None:
+    """Raises: SettingError, where PyTorch has no such device here."""
+    from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+
+    cuda, mps = CUDAAccelerator.is_available(), MPSAccelerator.is_available()
+    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
+        raise SettingError(
+            "trainer.accelerator", accelerator, "PyTorch finds no such device on this machine: use cpu, or auto"
+        )
+
+
+if __name__ == "__main__":
+    main()
