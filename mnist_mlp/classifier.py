@@ -1,6 +1,7 @@
 """The LightningModule: any backbone from images to logits, trained with cross-entropy, judged with torchmetrics."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
@@ -23,6 +24,9 @@ from torchmetrics.classification import (
 from mnist_mlp.datamodule import Batch
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import NonFiniteLossError
+
+# Lightning announces devices, limits and its own cloud at every run; what a user must know comes as a warning.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 Average = Literal["weighted", "macro", "micro"]
 

@@ -48,16 +48,35 @@ class TrainingEpoch:
     Iterating yields, per `training_step`, an iterator over up to `MINIBATCHES_PER_STEP` minibatches
     (images (N, 1, 28, 28), labels (N,)) with N = `batch_size`, the epoch's last one smaller. Each minibatch is one
     indexing operation, made when it is needed.
+
+    Args:
+        images, labels: the training set.
+        batch_size: images per minibatch.
+        order: this epoch's permutation of their indices, on their device.
+        steps_left: optimizer steps that may yet be made; None for no limit.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, order: Callable[[], Tensor]) -> None:
-        self.images, self.labels, self.batch_size, self.order = images, labels, batch_size, order
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        order: Callable[[], Tensor],
+        steps_left: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.order, self.steps_left = order, steps_left
+
+    def _samples(self) -> int:
+        steps = self.steps_left()
+        return len(self.labels) if steps is None else min(len(self.labels), steps * self.batch_size)
 
     def __len__(self) -> int:
-        return ceil(len(self.labels) / (self.batch_size * MINIBATCHES_PER_STEP))
+        return ceil(self._samples() / (self.batch_size * MINIBATCHES_PER_STEP))
 
     def __iter__(self) -> Iterator[Iterator[Batch]]:
-        for group in torch.split(self.order(), self.batch_size * MINIBATCHES_PER_STEP):
+        order = self.order()[: self._samples()]
+        for group in torch.split(order, self.batch_size * MINIBATCHES_PER_STEP):
             yield ((self.images[index], self.labels[index]) for index in torch.split(group, self.batch_size))
 
 
@@ -161,7 +180,7 @@ class MNISTDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainingEpoch:
         images, labels = self.splits["train"]
-        return TrainingEpoch(images, labels, self.batch_size, self._order)
+        return TrainingEpoch(images, labels, self.batch_size, self._order, self._steps_left)
 
     def val_dataloader(self) -> InOrder:
         return InOrder(*self.splits["validation"], self.eval_batch_size)
@@ -175,6 +194,11 @@ class MNISTDataModule(LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
         return torch.randperm(len(labels), generator=generator).to(images.device)
+
+    def _steps_left(self) -> int | None:
+        # An epoch that max_steps cuts short then ends as any other does: with validation and a checkpoint.
+        limited = self.trainer is not None and self.trainer.max_steps >= 0
+        return self.trainer.max_steps - self.trainer.global_step if self.trainer and limited else None
 
     def _verified_root(self) -> Path:
         """The directory, in torchvision's layout, that holds the four files, each with the expected SHA-256."""

@@ -75,8 +75,8 @@ class Recorder(Checkpoint):
                 logger.experiment.flush()  # what is watched is there within the epoch
         if not self.best or row["val/accuracy"] > self.best["val/accuracy"]:
             self.best = {"epoch": row["epoch"], "val/accuracy": row["val/accuracy"]}
-            trainer.save_checkpoint(self.run.best)
-        trainer.save_checkpoint(self.run.last)
+            trainer.save_checkpoint(self.run.best, weights_only=False)
+        trainer.save_checkpoint(self.run.last, weights_only=False)
         self.run.write_metrics(self.rows)
         if self._progress is not None:
             self._progress.set_postfix(

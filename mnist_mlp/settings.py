@@ -188,7 +188,7 @@ def one_sentence() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over, in place of printing them its own way
     try:
         yield
-    except (SettingError, HydraException, OmegaConfBaseException) as error:
+    except (SettingError, NonFiniteLossError, HydraException, OmegaConfBaseException) as error:
         end(error)
     finally:
         if not FULL_ERROR:

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_mlp.report import RememberSweep, summarise
 from mnist_mlp.rundir import RunDirectory
 from mnist_mlp.settings import NonFiniteLossError, SettingError, check, name_sweep_jobs, one_sentence, sentence
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from mnist_mlp.classifier import Classifier
+    from mnist_mlp.datamodule import MNISTDataModule
 
 TEST_METRICS = ("accuracy", "precision", "recall", "f1", "loss")
 
@@ -136,10 +142,10 @@ def _fit_and_test(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
         log.info("resuming %s after epoch %d", run.path, done)
     trainer.fit(classifier, datamodule, ckpt_path=run.last if done else None, weights_only=True)
     sha256 = weights_sha256(classifier.state_dict())
-    test = {}
-    for name, checkpoint in {"last": None, "best": run.best}.items():
-        trainer.test(classifier, datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
-        test[name] = {metric: classifier.measured[f"test/{metric}"] for metric in TEST_METRICS}
+    test = {"last": _test(trainer, classifier, datamodule)}
+    # Not Trainer.test's own ckpt_path: it would also put the callbacks back to where they were at the best epoch.
+    classifier.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
+    test["best"] = _test(trainer, classifier, datamodule)
     run.update_record(
         status="completed",
         epochs=len(recorder.rows),
@@ -151,6 +157,12 @@ def _fit_and_test(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
         wall_seconds=round(recorder.wall_seconds(), 3),
     )
     return run.read_record()
+
+
+def _test(trainer: "Trainer", classifier: "Classifier", datamodule: "MNISTDataModule") -> dict[str, float]:
+    """The test set's metrics with the weights that the classifier has now."""
+    trainer.test(classifier, datamodule, verbose=False)
+    return {metric: classifier.measured[f"test/{metric}"] for metric in TEST_METRICS}
 
 
 def _check_accelerator(accelerator: str) -> None:

@@ -1,0 +1,89 @@
+"""Fixtures: a thousand real images in torchvision's layout, and one short run that many tests look at."""
+
+import gzip
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_mlp.settings import compose_config
+from mnist_mlp.train import train
+
+PACKAGE_FILES = Path(__file__).parents[1] / "mnist_mlp" / "mnist"
+SIZES = {"train": 1200, "t10k": 350}  # 350 is no multiple of the evaluation batch below: its last batch is uneven
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 1,200 training and 350 test images of MNIST, as `data.root` takes them."""
+    root = tmp_path_factory.mktemp("tiny")
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for half, count in SIZES.items():
+        # An IDX file: magic number, one big-endian 32-bit size per dimension, then the bytes.
+        for kind, header, item in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
+            content = gzip.decompress((PACKAGE_FILES / f"{half}-{kind}-ubyte.gz").read_bytes())
+            content = content[:4] + count.to_bytes(4, "big") + content[8 : header + count * item]
+            (raw / f"{half}-{kind}-ubyte").write_bytes(content)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_root: Path) -> list[str]:
+    """Overrides for a run that takes a second."""
+    return [
+        f"data.root={tiny_root}",
+        "data.sha256=null",
+        "data.test_size=200",
+        "data.eval_batch_size=100",
+        "trainer.max_epochs=3",
+        "threads=1",
+    ]
+
+
+Runner = Callable[..., tuple[Path, dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """`run("model=network_b", ...)` trains on the tiny images in this process: (run directory, run.json)."""
+
+    def start(*overrides: str) -> tuple[Path, dict[str, Any]]:
+        given = dict(override.split("=", 1) for override in overrides)
+        run_dir = Path(given.get("run_dir") or tmp_path_factory.mktemp("run") / "run")
+        record = train(compose_config([*tiny, f"run_dir={run_dir}", *overrides]))
+        return run_dir, record
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def finished(run: Runner) -> tuple[Path, dict[str, Any]]:
+    """A run with dropout, for every test that only reads."""
+    return run("experiment=dropout_as_run")
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """`command("mnist-train", ...)` runs a console script in `tmp_path` as a user would."""
+
+    def start(name: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        script = Path(sys.executable).with_name(name)
+        return subprocess.run(
+            [script, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return start

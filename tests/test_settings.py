@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from omegaconf import OmegaConf
+
+from mnist_mlp.settings import RULES, SettingError, check, compose_config, flatten, name_sweep_jobs
+
+# What a user types, and the sentence they get.
+BAD_INPUT = {
+    "trainer.max_epoch=3": "trainer.max_epoch=3: there is no setting trainer.max_epoch; did you mean trainer.max_epochs?",
+    "trainer.lr=3": "trainer.lr=3: there is no setting trainer.lr; did you mean optimizer.lr?",
+    "experiment=foo": "experiment=foo: there is no such experiment; choose one of baseline, dropout_as_intended, "
+    "dropout_as_run, dropout_scheduler",
+    "model=network_c": "model=network_c: there is no such model; choose one of network_a, network_b",
+    "foo": "foo: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]",
+    "seed=one": "seed=one: must be a whole number of at least 0",
+    "trainer.max_epochs=0": "trainer.max_epochs=0: must be a whole number of at least 1",
+    "trainer.max_epochs=2.5": "trainer.max_epochs=2.5: must be a whole number of at least 1",
+    "trainer=3": "trainer=3: must be a group of settings, such as trainer.max_epochs",
+    "data.batch_size=0": "data.batch_size=0: must be a whole number of at least 1",
+    "optimizer.lr=-0.1": "optimizer.lr=-0.1: must be a number above 0",
+    "model.dropout=1": "model.dropout=1: must be a number of at least 0 and below 1",
+    "trainer.devices=2": "trainer.devices=2: must be 1: a run uses one device",
+    "threads=0": "threads=0: must be a whole number of at least 1, or null",
+    "average=mean": "average=mean: must be one of weighted, macro, micro",
+    "run_dir=/dev/null/run": "run_dir=/dev/null/run: cannot be written (Not a directory): choose a directory that you "
+    "can write to",
+}
+# These are known only once torch is there.
+LATER_BAD_INPUT = {
+    "data.batch_size=57001": "data.batch_size=57001: must be at most the 57,000 training images",
+    "data.root=/nowhere": "data.root=/nowhere: has no MNIST/raw/t10k-images-idx3-ubyte: give a root that does, or set "
+    "data.download=true",
+    "trainer.accelerator=gpu": "trainer.accelerator=gpu: PyTorch finds no such device on this machine: use cpu, or auto",
+    "+model.depth=3": 'model: mnist_mlp.backbone.MLP could not be made (TypeError("MLP.__init__() got an unexpected '
+    "keyword argument 'depth'\"))",
+}
+
+
+@pytest.mark.parametrize("override", BAD_INPUT)
+def test_bad_input_is_one_sentence_and_leaves_nothing(command: Command, tmp_path: Path, override: str) -> None:
+    done = command("mnist-train", override)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", BAD_INPUT[override] + "\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("override", LATER_BAD_INPUT)
+def test_bad_input_found_later_is_one_sentence_too(command: Command, tmp_path: Path, override: str) -> None:
+    done = command("mnist-train", override, "run_dir=r", CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", LATER_BAD_INPUT[override] + "\n")
+    assert '"status": "failed"' in (tmp_path / "r" / "run.json").read_text()
+    assert LATER_BAD_INPUT[override] in (tmp_path / "r" / "train.log").read_text()
+
+
+def test_the_traceback_is_there_for_who_asks(command: Command) -> None:
+    done = command("mnist-train", "seed=one", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_the_defaults_follow_every_rule() -> None:
+    config = compose_config([])
+    check(config)
+    present = flatten(config)
+    missing = [name for name in RULES if name not in present]
+    assert missing == ["scheduler.step_size", "scheduler.gamma"]  # of other schedulers than none
+
+
+def test_a_setting_that_a_users_own_part_lacks_is_not_asked_for() -> None:
+    config = compose_config([])
+    config.model = {"_target_": "torch.nn.Flatten"}
+    check(config)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("data.download", 1), ("data.std", 0), ("model.hidden", [64, 0])])
+def test_rules(setting: str, value: object) -> None:
+    config = compose_config([])
+    OmegaConf.update(config, setting, value)
+    with pytest.raises(SettingError, match=f"{setting}="):
+        check(config)
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "d": [1]}
+
+
+def test_only_what_varies_names_a_job() -> None:
+    assert name_sweep_jobs(["seed=0,1"]) == []
+    added = name_sweep_jobs(["-m", "sweep=s", "seed=range(0,5)", "model=a,b", "+x.y=1"])
+    assert added == ["hydra.job.config.override_dirname.exclude_keys=[sweep,x.y]"]

@@ -1,0 +1,280 @@
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Command, Runner
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_mlp.classifier import weights_sha256
+from mnist_mlp.rundir import COLUMNS
+from mnist_mlp.settings import SettingError, compose_config
+
+Finished = tuple[Path, dict[str, Any]]
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()))
+
+
+def test_a_run_directory_is_as_designed(finished: Finished) -> None:
+    run_dir, record = finished
+    names = {path.name for path in run_dir.iterdir()}
+    assert names >= {"config.yaml", "run.json", "metrics.csv", "checkpoints", "tensorboard"}
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert record == json.loads((run_dir / "run.json").read_text())
+    assert record["status"] == "completed"
+    assert (record["experiment"], record["model"], record["seed"], record["epochs"]) == (
+        "dropout_as_run",
+        "network_a",
+        0,
+        3,
+    )
+    assert record["threads"] == 1
+    assert record["device"].startswith("cpu (")
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["git"].keys() == {"commit", "dirty"}
+    assert record["test"].keys() == {"last", "best"}
+    assert record["test"]["best"].keys() == {"accuracy", "precision", "recall", "f1", "loss"}
+
+
+def test_metrics_csv_has_a_row_per_epoch(finished: Finished) -> None:
+    run_dir, record = finished
+    table = rows(run_dir)
+    assert tuple(table[0]) == COLUMNS
+    assert [int(row["epoch"]) for row in table] == [1, 2, 3]
+    assert record["final"] == {name: float(value) for name, value in table[-1].items()}
+    for row in table:
+        assert float(row["val/error"]) == pytest.approx(1 - float(row["val/accuracy"]), abs=1e-6)
+        assert float(row["lr"]) == 0.001
+    assert float(table[-1]["train/loss"]) < float(table[0]["train/loss"])
+
+
+def test_tensorboard_has_every_column_once_per_epoch(finished: Finished) -> None:
+    run_dir, _ = finished
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    for name in COLUMNS[1:]:
+        scalars = events.Scalars(name)
+        assert [scalar.step for scalar in scalars] == [1, 2, 3]
+        assert [scalar.value for scalar in scalars] == pytest.approx([float(row[name]) for row in rows(run_dir)])
+
+
+def test_best_is_the_first_epoch_of_highest_accuracy(finished: Finished) -> None:
+    run_dir, record = finished
+    accuracies = [float(row["val/accuracy"]) for row in rows(run_dir)]
+    first = accuracies.index(max(accuracies)) + 1
+    assert record["best"] == {"epoch": first, "val/accuracy": max(accuracies)}
+    assert torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] + 1 == first
+
+
+def test_a_tie_goes_to_the_earlier_epoch(run: Runner) -> None:
+    # So small a rate that no prediction changes between the epochs.
+    run_dir, record = run("optimizer.lr=1e-12")
+    assert len({row["val/accuracy"] for row in rows(run_dir)}) == 1
+    assert record["best"]["epoch"] == 1
+    assert torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
+
+
+def test_weights_and_data_are_named_by_their_hashes(finished: Finished, tiny_root: Path) -> None:
+    run_dir, record = finished
+    last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert weights_sha256(last["state_dict"]) == record["weights_sha256"]
+    raw = tiny_root / "MNIST" / "raw"
+    listing = subprocess.run(["sha256sum", *sorted(os.listdir(raw))], cwd=raw, capture_output=True, check=True).stdout
+    assert hashlib.sha256(listing).hexdigest() == record["data_sha256"]
+
+
+def test_the_same_configuration_gives_the_same_bits_and_another_seed_others(run: Runner, finished: Finished) -> None:
+    run_dir, record = run("experiment=dropout_as_run")
+    assert record["weights_sha256"] == finished[1]["weights_sha256"]
+    for ours, theirs in zip(rows(run_dir), rows(finished[0]), strict=True):
+        assert {**ours, "seconds": ""} == {**theirs, "seconds": ""}
+    assert run("experiment=dropout_as_run", "seed=1")[1]["weights_sha256"] != record["weights_sha256"]
+
+
+def test_a_complete_run_is_not_run_again(run: Runner, finished: Finished) -> None:
+    run_dir, record = finished
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert run("experiment=dropout_as_run", f"run_dir={run_dir}")[1] == record
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_longer_run_continues_to_the_same_bits(run: Runner, finished: Finished) -> None:
+    run_dir, _ = run("experiment=dropout_as_run", "trainer.max_epochs=1")
+    _, record = run("experiment=dropout_as_run", f"run_dir={run_dir}")
+    assert record["weights_sha256"] == finished[1]["weights_sha256"]
+    assert [row["epoch"] for row in rows(run_dir)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("override", ["optimizer.lr=0.5", "trainer.max_epochs=2", "data.batch_size=32"])
+def test_a_directory_of_another_run_is_refused(run: Runner, finished: Finished, override: str) -> None:
+    setting, value = override.split("=")
+    with pytest.raises(SettingError, match=rf"{setting}={value}: but .* was run with {setting}="):
+        run("experiment=dropout_as_run", f"run_dir={finished[0]}", override)
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_what_was_written(run: Runner, tmp_path: Path) -> None:
+    # One good epoch, then a rate that ends in NaN.
+    run("optimizer=sgd", "trainer.max_epochs=1", f"run_dir={tmp_path / 'r'}")
+    kept = (tmp_path / "r" / "metrics.csv").read_bytes()
+    checkpoint = (tmp_path / "r" / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(Exception, match="became"):
+        run("optimizer=sgd", "optimizer.lr=1e20", f"run_dir={tmp_path / 'n'}")
+    record = json.loads((tmp_path / "n" / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "optimizer.lr=1e+20 is probably too high" in record["error"]
+    assert (tmp_path / "r" / "metrics.csv").read_bytes() == kept
+    assert (tmp_path / "r" / "checkpoints" / "last.ckpt").read_bytes() == checkpoint
+
+
+def test_a_users_callback_and_scheduler_are_used(run: Runner) -> None:
+    stop = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, patience: 1, min_delta: 100.0}"
+    run_dir, record = run("scheduler=step", "scheduler.step_size=1", f"+callbacks.stop={stop}", "trainer.max_epochs=9")
+    assert record["epochs"] == 2
+    assert [float(row["lr"]) for row in rows(run_dir)] == pytest.approx([0.001, 0.0001])
+
+
+EXPERIMENTS: dict[str, dict[str, Any]] = {
+    # As ../README.md and the report have them: (lr, scheduler, dropout, init, epochs).
+    "baseline": {"lr": 0.001, "scheduler": None, "dropout": 0.0, "init": "default", "epochs": 500},
+    "dropout_scheduler": {"lr": 0.01, "scheduler": (10, 0.1), "dropout": 0.3, "init": "default", "epochs": 500},
+    "dropout_as_run": {"lr": 0.001, "scheduler": None, "dropout": 0.3, "init": "xavier_uniform", "epochs": 500},
+    "dropout_as_intended": {
+        "lr": 0.001,
+        "scheduler": (10, 0.1),
+        "dropout": 0.3,
+        "init": "xavier_uniform",
+        "epochs": 100,
+    },
+}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("model", ["network_a", "network_b"])
+def test_an_experiment_says_what_the_report_says(experiment: str, model: str) -> None:
+    expected = EXPERIMENTS[experiment]
+    config = compose_config([f"experiment={experiment}", f"model={model}"])
+    optimizer = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    assert type(optimizer) is torch.optim.Adam
+    assert optimizer.param_groups[0]["lr"] == expected["lr"]
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+    if expected["scheduler"] is None:
+        assert config.scheduler == {}
+    else:
+        scheduler = instantiate(config.scheduler)(optimizer)
+        assert type(scheduler) is torch.optim.lr_scheduler.StepLR
+        assert (scheduler.step_size, scheduler.gamma) == expected["scheduler"]
+    assert (config.model.dropout, config.model.init) == (expected["dropout"], expected["init"])
+    assert (config.trainer.max_epochs, config.data.batch_size) == (expected["epochs"], 64)
+    assert (config.experiment, config.network) == (experiment, model)
+
+
+def test_every_option_of_every_group_composes_and_instantiates() -> None:
+    conf = Path(__file__).parents[1] / "conf"
+    for file in sorted(conf.glob("[!h]*/*.yaml")):
+        config = compose_config([f"{file.parent.name}={file.stem}"])
+        for node in (config.data, config.model, config.optimizer):
+            assert instantiate(node) is not None
+
+
+def test_the_command_trains_on_the_real_images(command: Command, tmp_path: Path) -> None:
+    """The whole of MNIST, from another directory, through the console script."""
+    done = command("mnist-train", "trainer.max_epochs=2", "run_dir=here/run")
+    assert (done.returncode, done.stdout) == (0, "")
+    run_dir = tmp_path / "here" / "run"
+    record = json.loads((run_dir / "run.json").read_text())
+    assert record["best"]["val/accuracy"] > 0.955
+    assert record["test"]["last"]["accuracy"] > 0.95
+    assert {path.name for path in (run_dir / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert "\r" not in done.stderr  # no progress bar where standard error is no terminal
+    config = OmegaConf.load(run_dir / "config.yaml")
+    assert OmegaConf.to_container(config) == OmegaConf.to_container(config, resolve=True)  # nothing is left to resolve
+
+
+def test_a_sweep_names_its_jobs_and_ends_with_a_table(command: Command, tmp_path: Path, tiny: list[str]) -> None:
+    arguments = ["-m", "sweep=s", "model=network_b,network_a", "seed=0,1", *tiny, "trainer.max_epochs=1"]
+    done = command("mnist-train", *arguments)
+    assert done.returncode == 0, done.stderr
+    sweep = tmp_path / "logs" / "sweeps" / "s"
+    jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    assert jobs == [f"model=network_{network},seed={seed}" for network in "ab" for seed in (0, 1)]
+    results = list(csv.DictReader((sweep / "results.csv").read_text().splitlines()))
+    assert [row["run"] for row in results] == jobs
+    assert "network_b, seed 1" in done.stdout
+    table = done.stdout.partition("validation")[2]
+    assert max(map(len, table.splitlines())) <= 80
+
+    again = command("mnist-train", *arguments)
+    assert again.returncode == 0
+    assert again.stderr.count("is complete: nothing to run") == 4
+    assert list(csv.DictReader((sweep / "results.csv").read_text().splitlines())) == results
+
+
+def test_a_sweep_goes_on_past_a_failed_job(command: Command, tmp_path: Path, tiny: list[str]) -> None:
+    done = command("mnist-train", "-m", "sweep=s", "optimizer.lr=1e30,0.001", *tiny)
+    assert done.returncode == 1
+    assert "failed" in done.stdout
+    assert "Traceback" not in done.stderr
+    states = {path.parent.name: json.loads(path.read_text())["status"] for path in tmp_path.rglob("run.json")}
+    assert states == {"optimizer.lr=1e30": "failed", "optimizer.lr=0.001": "completed"}
+
+
+def test_runs_started_together_get_their_own_directories(tmp_path: Path, tiny: list[str]) -> None:
+    script = Path(sys.executable).with_name("mnist-train")
+    processes = [subprocess.Popen([script, *tiny, "trainer.max_epochs=1"], cwd=tmp_path) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert len(list((tmp_path / "logs" / "runs").iterdir())) == 2
+
+
+def test_a_backbone_of_ones_own_takes_one_file(command: Command, tmp_path: Path, tiny: list[str]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "linear.yaml").write_text(
+        "_target_: torch.nn.Sequential\n_args_:\n"
+        "  - {_target_: torch.nn.Flatten}\n"
+        "  - {_target_: torch.nn.Linear, in_features: 784, out_features: 10}\n"
+    )
+    done = command("mnist-train", "--config-dir", ".", "model=linear", "run_dir=r", *tiny)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["model"] == "linear"
+    checkpoint = "r/checkpoints/last.ckpt"
+    refused = command("mnist-evaluate", checkpoint, "--data-root", tiny[0].partition("=")[2])
+    assert refused.returncode == 1
+    assert "give that backbone's file with --model" in refused.stderr
+    evaluated = command(
+        "mnist-evaluate", checkpoint, "--data-root", tiny[0].partition("=")[2], "--model", "model/linear.yaml", "--json"
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    record = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert json.loads(evaluated.stdout) == pytest.approx(record["test"]["last"], abs=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]])
+def test_help_configuration_and_completion_do_not_import_torch(command: Command, arguments: list[str]) -> None:
+    done = command(
+        "mnist-train", *arguments, PYTHONPROFILEIMPORTTIME="1", COMP_LINE="mnist-train experiment=", COMP_POINT="23"
+    )
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "hydra" in imported
+    assert not {"torch", "lightning", "tensorboard"} & imported
+
+
+def test_help_shows_groups_and_three_examples(command: Command) -> None:
+    text = command("mnist-train", "--help").stdout
+    assert text.count("    mnist-train ") >= 3
+    for option in ("dropout_as_intended", "network_b", "kmnist", "cosine"):
+        assert option in text
+
+
+def test_completion_offers_experiments(command: Command) -> None:
+    done = command("mnist-train", "-sc", "query=bash", COMP_LINE="mnist-train experiment=", COMP_POINT="23")
+    assert "experiment=baseline" in done.stdout
