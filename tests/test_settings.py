@@ -8,7 +8,8 @@ from mnist_mlp.settings import RULES, SettingError, check, compose_config, flatt
 
 # What a user types, and the sentence they get.
 BAD_INPUT = {
-    "trainer.max_epoch=3": "trainer.max_epoch=3: there is no setting trainer.max_epoch; did you mean trainer.max_epochs?",
+    "trainer.max_epoch=3": "trainer.max_epoch=3: there is no setting trainer.max_epoch; did you mean "
+    "trainer.max_epochs?",
     "trainer.lr=3": "trainer.lr=3: there is no setting trainer.lr; did you mean optimizer.lr?",
     "experiment=foo": "experiment=foo: there is no such experiment; choose one of baseline, dropout_as_intended, "
     "dropout_as_run, dropout_scheduler",
@@ -32,7 +33,8 @@ LATER_BAD_INPUT = {
     "data.batch_size=57001": "data.batch_size=57001: must be at most the 57,000 training images",
     "data.root=/nowhere": "data.root=/nowhere: has no MNIST/raw/t10k-images-idx3-ubyte: give a root that does, or set "
     "data.download=true",
-    "trainer.accelerator=gpu": "trainer.accelerator=gpu: PyTorch finds no such device on this machine: use cpu, or auto",
+    "trainer.accelerator=gpu": "trainer.accelerator=gpu: PyTorch finds no such device on this machine: use "
+    "cpu, or auto",
     "+model.depth=3": 'model: mnist_mlp.backbone.MLP could not be made (TypeError("MLP.__init__() got an unexpected '
     "keyword argument 'depth'\"))",
 }

@@ -1,0 +1,67 @@
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_mlp.rundir import RunDirectory, durable_replace, durable_write, metrics_csv, read_record
+from mnist_mlp.settings import SettingError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    durable_write(path, b"old")
+    with pytest.raises(OSError, match="full"), durable_replace(path) as file:
+        file.write(b"half")
+        raise OSError(28, "the disk is full")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_is_replaced_only_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    durable_write(path, b"old")
+    with durable_replace(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+def _claim(path: Path) -> str:
+    try:
+        with RunDirectory(path):
+            return "claimed"
+    except SettingError as error:
+        return str(error)
+
+
+def test_a_second_process_is_refused_until_the_first_has_gone(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        with RunDirectory(tmp_path):
+            assert "is in use by another process" in pool.apply(_claim, (tmp_path,))
+        assert pool.apply(_claim, (tmp_path,)) == "claimed"
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for stale in (tmp_path / ".run.json.12.tmp", tmp_path / "checkpoints" / ".last.ckpt.12.tmp"):
+        stale.touch()
+    with RunDirectory(tmp_path):
+        assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_record_is_merged(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as run:
+        assert run.read_record() == {}
+        run.update_record(status="running", epochs=0)
+        run.update_record(status="completed")
+    assert read_record(tmp_path) == {"status": "completed", "epochs": 0}
+
+
+def test_numbers_read_back_as_the_same_bits() -> None:
+    row: dict[str, Any] = {"epoch": 1, "train/loss": 0.1 + 0.2}
+    header, line = metrics_csv([row]).splitlines()
+    read = dict(zip(header.split(","), line.split(","), strict=True))
+    assert float(read["train/loss"]) == 0.1 + 0.2
+    assert read["epoch"] == "1"
