@@ -156,6 +156,17 @@ def _fit_and_test(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
         data_sha256=datamodule.data_sha256,
         wall_seconds=round(recorder.wall_seconds(), 3),
     )
+    log.info(
+        "%s: %d epochs, validation accuracy %.2f%%, best %.2f%% in epoch %d, test %.2f%% with the last weights and "
+        "%.2f%% with the best",
+        run.path,
+        len(recorder.rows),
+        100 * recorder.rows[-1]["val/accuracy"],
+        100 * recorder.best["val/accuracy"],
+        recorder.best["epoch"],
+        100 * test["last"]["accuracy"],
+        100 * test["best"]["accuracy"],
+    )
     return run.read_record()
 
 
