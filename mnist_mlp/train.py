@@ -73,7 +73,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         if run.last.exists():
             run.refuse_other_settings(config)
             if record.get("status") == "completed" and record["epochs"] >= config.trainer.max_epochs:
-                log.info("%s is complete: nothing to run", run.path)
+                log.info("%s is complete: nothing to run", os.path.relpath(run.path))
                 return record
         run.write_config(config)
         try:
@@ -139,7 +139,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
         versions=versions(),
     )
     if done:
-        log.info("resuming %s after epoch %d", run.path, done)
+        log.info("resuming %s after epoch %d", os.path.relpath(run.path), done)
     trainer.fit(classifier, datamodule, ckpt_path=run.last if done else None, weights_only=True)
     sha256 = weights_sha256(classifier.state_dict())
     test = {"last": _test(trainer, classifier, datamodule)}
@@ -159,7 +159,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
     log.info(
         "%s: %d epochs, validation accuracy %.2f%%, best %.2f%% in epoch %d, test %.2f%% with the last weights and "
         "%.2f%% with the best",
-        run.path,
+        os.path.relpath(run.path),
         len(recorder.rows),
         100 * recorder.rows[-1]["val/accuracy"],
         100 * recorder.best["val/accuracy"],
