@@ -3,9 +3,11 @@
 import hashlib
 import logging
 import math
+import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
@@ -68,6 +70,7 @@ class Classifier(LightningModule):
             right (micro), whatever this is; weighted recall equals it by definition.
         seed: of the dropout masks.
         gradient_clip_val, gradient_clip_algorithm: as Lightning's Trainer takes them.
+        before_step: called before each optimizer step; what it raises ends the training there.
         hyperparameters: plain values, kept in every checkpoint under `hyper_parameters`.
     """
 
@@ -82,6 +85,7 @@ class Classifier(LightningModule):
         seed: int = 0,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str = "norm",
+        before_step: Callable[[], None] = lambda: None,
         hyperparameters: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -89,6 +93,7 @@ class Classifier(LightningModule):
         self.save_hyperparameters(dict(hyperparameters or {}), logger=False)
         self.backbone = backbone
         self.optimizer, self.scheduler, self.seed = optimizer, scheduler, seed
+        self.before_step = before_step
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.metrics = MetricCollection(
             {
@@ -113,14 +118,19 @@ class Classifier(LightningModule):
         return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
 
     def on_train_epoch_start(self) -> None:
-        # The masks are then a function of (seed, epoch), whatever drew from torch's generator before.
-        torch.manual_seed(stream_seed(self.seed, "dropout", self.current_epoch))
+        # The masks are then a function of (seed, epoch), whatever drew random numbers before. Python's and NumPy's
+        # generators are for a user's own code.
+        stream = stream_seed(self.seed, "dropout", self.current_epoch)
+        torch.manual_seed(stream)
+        random.seed(stream)
+        np.random.seed(stream % 2**32)
         self._measure("lr", self._optimizer().param_groups[0]["lr"])
 
     def training_step(self, minibatches: Iterable[Batch], batch_idx: int) -> None:
         optimizer = self._optimizer()
         all_losses, all_logits, all_labels = [], [], []
         for images, labels in minibatches:
+            self.before_step()
             logits = self.backbone(images)
             loss = F.cross_entropy(logits, labels)
             optimizer.zero_grad()

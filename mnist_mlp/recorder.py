@@ -1,10 +1,12 @@
 """The callback that writes the run directory, once an epoch: metrics, checkpoints, TensorBoard, progress."""
 
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -14,6 +16,7 @@ from tqdm import tqdm
 
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.rundir import COLUMNS, Row, RunDirectory, durable_replace
+from mnist_mlp.signals import StopSignals
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -35,15 +38,17 @@ class Recorder(Checkpoint):
 
     Args:
         run: where to.
+        signals: looked at between epochs and between the batches of an evaluation.
     """
 
-    def __init__(self, run: RunDirectory) -> None:
-        self.run = run
+    def __init__(self, run: RunDirectory, signals: StopSignals) -> None:
+        self.run, self.signals = run, signals
         self.rows: list[Row] = []
         self.best: Row = {}
         self._epoch_started = self._session_started = time.perf_counter()
         self._earlier_seconds = 0.0
         self._progress: tqdm[Any] | None = None
+        self._random_states: dict[str, Any] = {}
 
     def wall_seconds(self) -> float:
         """Seconds spent on the run so far, over all its sessions, less what kills made it repeat."""
@@ -57,6 +62,16 @@ class Recorder(Checkpoint):
             disable=None,  # on anything but a terminal
             dynamic_ncols=True,
         )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._random_states:
+            set_random_states(self._random_states)
+
+    def on_validation_batch_start(self, *arguments: Any, **keywords: Any) -> None:
+        self.signals.check()
+
+    def on_test_batch_start(self, *arguments: Any, **keywords: Any) -> None:
+        self.signals.check()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_started = time.perf_counter()
@@ -89,8 +104,39 @@ class Recorder(Checkpoint):
             self._progress.close()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "best": self.best, "wall_seconds": self.wall_seconds()}
+        return {
+            "rows": self.rows,
+            "best": self.best,
+            "wall_seconds": self.wall_seconds(),
+            "random_states": random_states(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.best = state_dict["rows"], state_dict["best"]
         self._earlier_seconds = state_dict["wall_seconds"]
+        self._random_states = state_dict["random_states"]
+
+
+def random_states() -> dict[str, Any]:
+    """The state of every generator that code in this process may draw from, as tensors and plain values."""
+    state: Any = np.random.get_state()
+    kind, keys, *rest = state
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Undoes what was drawn since `random_states`, on this machine's devices."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["mps"] is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+    random.setstate(states["python"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -128,9 +128,13 @@ class RunDirectory:
         return read_record(self.path)
 
     def update_record(self, **entries: Any) -> None:
-        """Writes `run.json` with these entries changed."""
-        record = self.read_record() | entries
+        """Writes `run.json` with these entries changed; None removes one."""
+        record = {key: value for key, value in (self.read_record() | entries).items() if value is not None}
         durable_write(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+
+    def epochs_written(self) -> int:
+        """Rows of `metrics.csv`."""
+        return max(0, len(self.metrics.read_text().splitlines()) - 1) if self.metrics.exists() else 0
 
     def write_metrics(self, rows: Iterable[Row]) -> None:
         durable_write(self.metrics, metrics_csv(rows).encode())

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_mlp.report import RememberSweep, summarise
 from mnist_mlp.rundir import RunDirectory
 from mnist_mlp.settings import NonFiniteLossError, SettingError, check, name_sweep_jobs, one_sentence, sentence
+from mnist_mlp.signals import InterruptionError, StopSignals
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -34,6 +36,8 @@ def main() -> None:
         sys.argv += name_sweep_jobs(sys.argv[1:])
         try:
             job()
+        except KeyboardInterrupt:  # before a run has taken over Ctrl-C
+            sys.exit(128 + signal.SIGINT)
         finally:
             if RememberSweep.directory is not None:
                 summarise(RememberSweep.directory)
@@ -46,6 +50,9 @@ def job(config: DictConfig) -> dict[str, Any]:
     config.run_dir = HydraConfig.get().runtime.output_dir if mode == RunMode.MULTIRUN else config.run_dir
     try:
         return train(config)
+    except InterruptionError as error:
+        log.error("%s: %s; the same command with this run_dir continues it", os.path.relpath(config.run_dir), error)
+        sys.exit(error.exit_status)
     except (SettingError, NonFiniteLossError, InstantiationException) as error:
         log.error("%s", sentence(error))
         if mode == RunMode.RUN:
@@ -64,11 +71,12 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     Raises:
         SettingError: a setting cannot be used, or `run_dir` holds a run with other settings.
+        InterruptionError: a signal asked the run to stop; it did, at the end of an optimizer step, and can be resumed.
         NonFiniteLossError: a loss became NaN or infinite; the run is marked failed, with what was written kept.
     """
     check(config)
     OmegaConf.resolve(config)
-    with RunDirectory(Path(config.run_dir)) as run:
+    with RunDirectory(Path(config.run_dir)) as run, StopSignals() as signals:
         record = run.read_record()
         if run.last.exists():
             run.refuse_other_settings(config)
@@ -77,13 +85,16 @@ def train(config: DictConfig) -> dict[str, Any]:
                 return record
         run.write_config(config)
         try:
-            return _fit_and_test(config, run)
+            return _fit_and_test(config, run, signals)
         except BaseException as error:
-            run.update_record(status="failed", error=f"{type(error).__name__}: {error}")
+            # Lightning has an exception of its own for SIGTERM; whatever came out, a signal was the cause.
+            status = "interrupted" if signals.received else "failed"
+            run.update_record(status=status, error=f"{type(error).__name__}: {error}", epochs=run.epochs_written())
+            signals.check()
             raise
 
 
-def _fit_and_test(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
+def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -> dict[str, Any]:
     if config.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported
     import torch
@@ -111,9 +122,10 @@ def _fit_and_test(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
         seed=config.seed,
         gradient_clip_val=config.trainer.gradient_clip_val,
         gradient_clip_algorithm=config.trainer.gradient_clip_algorithm,
+        before_step=signals.check,
         hyperparameters=OmegaConf.to_container(config),  # type: ignore[arg-type]
     )
-    recorder = Recorder(run)
+    recorder = Recorder(run, signals)
     trainer = Trainer(
         **{key: value for key, value in config.trainer.items() if not str(key).startswith("gradient_clip")},
         # The epochs that come after the checkpoint replace any that a killed run logged without reaching the next one.
@@ -129,6 +141,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
     )
     run.update_record(
         status="running",
+        error=None,
         experiment=config.experiment,
         model=config.network,
         seed=config.seed,

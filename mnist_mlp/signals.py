@@ -1,0 +1,50 @@
+"""Stopping a run without losing it: the first signal asks, the second one ends."""
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+# Ctrl-C, the request to end that systems send, and the one Slurm sends before it requeues a job.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+
+
+class InterruptionError(RuntimeError):
+    """The run was asked to stop by `signum`."""
+
+    def __init__(self, signum: signal.Signals) -> None:
+        super().__init__(f"stopped by {signum.name}")
+        self.signum = signum
+
+    @property
+    def exit_status(self) -> int:
+        """128 + the signal's number, as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signum
+
+
+class StopSignals:
+    """While this context is open, the first stop signal is noted for `check`; the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._previous = {signum: signal.signal(signum, self._note) for signum in STOP_SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + signum)
+        self.received = signal.Signals(signum)
+
+    def check(self) -> None:
+        """Raises: InterruptionError, where a signal has come."""
+        if self.received is not None:
+            raise InterruptionError(self.received)
