@@ -5,6 +5,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from torchmetrics.classification import (
 
 from mnist_mlp.datamodule import Batch
 from mnist_mlp.seeds import stream_seed
-from mnist_mlp.settings import NonFiniteLossError
+from mnist_mlp.settings import NonFiniteLossError, SettingError
 
 # Lightning announces devices, limits and its own cloud at every run; what a user must know comes as a warning.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -201,6 +202,31 @@ class Classifier(LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         return optimizer
+
+
+def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
+    """What `mnist-train` wrote to `path`, on the CPU. Nothing in the file is executed: `weights_only` is set.
+
+    Args:
+        path: of the checkpoint.
+        setting: what to call it in a sentence to the user.
+
+    Raises:
+        SettingError: the file cannot be read, or is no checkpoint of `mnist-train`.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
+    except Exception as error:  # torch.load raises almost anything for a damaged or hostile file
+        raise SettingError(
+            setting, path, "is damaged, or holds more than tensors and plain values: give a checkpoint of mnist-train"
+        ) from error
+    recorded = content.get("hyper_parameters") if isinstance(content, dict) else None
+    whole = isinstance(recorded, dict) and all(isinstance(recorded.get(key), dict) for key in ("model", "data"))
+    if not whole or not {"state_dict", "epoch"} <= content.keys():
+        raise SettingError(setting, path, "is not a checkpoint of mnist-train")
+    return dict(content)
 
 
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:

@@ -76,26 +76,14 @@ def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier"
     Raises:
         SettingError: the file cannot be read, is no such checkpoint, or holds weights of another backbone.
     """
-    import torch
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     from mnist_mlp.backbone import MLP
-    from mnist_mlp.classifier import Classifier
+    from mnist_mlp.classifier import Classifier, read_checkpoint
 
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SettingError("CHECKPOINT", checkpoint, f"cannot be read ({error.strerror})") from error
-    except Exception as error:  # torch.load raises almost anything for a damaged or hostile file
-        raise SettingError(
-            "CHECKPOINT",
-            checkpoint,
-            "is damaged, or holds more than tensors and plain values: give one of mnist-train's",
-        ) from error
-    recorded = content.get("hyper_parameters", {}) if isinstance(content, dict) else {}
-    if not all(isinstance(recorded.get(key), dict) for key in ("model", "data")) or "state_dict" not in content:
-        raise SettingError("CHECKPOINT", checkpoint, "is not a checkpoint of mnist-train")
+    content = read_checkpoint(checkpoint, "CHECKPOINT")
+    recorded = content["hyper_parameters"]
     if model is not None:
         backbone = instantiate(OmegaConf.load(model))
     elif recorded["model"].get("_target_") == OWN_BACKBONE:

@@ -96,20 +96,24 @@ class RunDirectory:
     def __exit__(self, *exception: object) -> None:
         self._lock.release()
 
-    def refuse_other_settings(self, config: DictConfig) -> None:
+    def refuse_other_settings(self, config: DictConfig) -> bool:
         """Compares the recorded configuration with the one asked for.
+
+        Returns:
+            Whether more epochs are asked for than before.
 
         Raises:
             SettingError: they differ in more than where the run lies or in how many epochs it may yet take.
         """
         recorded, asked = flatten(OmegaConf.load(self.config)), flatten(config)
+        longer = asked["trainer.max_epochs"] > recorded["trainer.max_epochs"]
         for setting in sorted(recorded.keys() | asked.keys()):
             before, now = recorded.get(setting), asked.get(setting)
-            longer = setting == "trainer.max_epochs" and isinstance(before, int) and now is not None and now >= before
-            if before != now and setting not in PLACES and not longer:
+            if before != now and setting not in PLACES and not (setting == "trainer.max_epochs" and longer):
                 raise SettingError(
                     setting, now, f"but {self.path} was run with {setting}={before}: keep that, or give another run_dir"
                 )
+        return bool(longer)
 
     def write_config(self, config: DictConfig) -> None:
         """Writes `config.yaml`, and Hydra's own record under a Hydra job."""

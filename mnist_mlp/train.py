@@ -77,12 +77,13 @@ def train(config: DictConfig) -> dict[str, Any]:
     check(config)
     OmegaConf.resolve(config)
     with RunDirectory(Path(config.run_dir)) as run, StopSignals() as signals:
-        record = run.read_record()
         if run.last.exists():
-            run.refuse_other_settings(config)
-            if record.get("status") == "completed" and record["epochs"] >= config.trainer.max_epochs:
+            longer = run.refuse_other_settings(config)
+            record = run.read_record()
+            if record.get("status") == "completed" and not longer:
                 log.info("%s is complete: nothing to run", os.path.relpath(run.path))
                 return record
+        run.update_record(status="running", error=None)  # first: a longer configuration is never complete already
         run.write_config(config)
         try:
             return _fit_and_test(config, run, signals)
@@ -102,7 +103,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from mnist_mlp.classifier import Classifier, weights_sha256
+    from mnist_mlp.classifier import Classifier, read_checkpoint, weights_sha256
     from mnist_mlp.provenance import device_name, git_state, versions
     from mnist_mlp.recorder import DurableCheckpointIO, Recorder
     from mnist_mlp.seeds import stream_seed
@@ -111,7 +112,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         torch.set_num_threads(config.threads)
     _check_accelerator(config.trainer.accelerator)
 
-    done = torch.load(run.last, weights_only=True)["epoch"] + 1 if run.last.exists() else 0
+    done = read_checkpoint(run.last, "run_dir")["epoch"] + 1 if run.last.exists() else 0
     datamodule = instantiate(config.data)
     torch.manual_seed(stream_seed(config.seed, "weights"))
     classifier = Classifier(
@@ -140,8 +141,6 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         log_every_n_steps=1,
     )
     run.update_record(
-        status="running",
-        error=None,
         experiment=config.experiment,
         model=config.network,
         seed=config.seed,
@@ -157,7 +156,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     sha256 = weights_sha256(classifier.state_dict())
     test = {"last": _test(trainer, classifier, datamodule)}
     # Not Trainer.test's own ckpt_path: it would also put the callbacks back to where they were at the best epoch.
-    classifier.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
+    classifier.load_state_dict(read_checkpoint(run.best, "run_dir")["state_dict"])
     test["best"] = _test(trainer, classifier, datamodule)
     run.update_record(
         status="completed",

@@ -138,9 +138,20 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_what_was_written(run:
 
 def test_a_users_callback_and_scheduler_are_used(run: Runner) -> None:
     stop = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, patience: 1, min_delta: 100.0}"
-    run_dir, record = run("scheduler=step", "scheduler.step_size=1", f"+callbacks.stop={stop}", "trainer.max_epochs=9")
+    overrides = ["scheduler=step", "scheduler.step_size=1", f"+callbacks.stop={stop}", "trainer.max_epochs=9"]
+    run_dir, record = run(*overrides)
     assert record["epochs"] == 2
+    assert run(*overrides, f"run_dir={run_dir}")[1] == record  # stopped early is complete, not to be resumed
     assert [float(row["lr"]) for row in rows(run_dir)] == pytest.approx([0.001, 0.0001])
+
+
+def test_a_damaged_checkpoint_is_refused_and_kept(run: Runner, tmp_path: Path) -> None:
+    run_dir, _ = run("trainer.max_epochs=1")
+    last = run_dir / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(SettingError, match=r"run_dir=.*last\.ckpt: is damaged"):
+        run(f"run_dir={run_dir}")
+    assert last.stat().st_size == 1000
 
 
 EXPERIMENTS: dict[str, dict[str, Any]] = {
