@@ -1,5 +1,6 @@
 """The callback that writes the run directory, once an epoch: metrics, checkpoints, TensorBoard, progress."""
 
+import io
 import os
 import random
 import time
@@ -15,7 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from mnist_mlp.classifier import Classifier
-from mnist_mlp.rundir import COLUMNS, Row, RunDirectory, durable_replace
+from mnist_mlp.rundir import COLUMNS, Row, RunDirectory, durable_write
 from mnist_mlp.signals import StopSignals
 
 
@@ -26,8 +27,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        with durable_replace(Path(path)) as file:
-            torch.save(checkpoint, file)
+        content = io.BytesIO()  # in memory first: torch.save turns a full disk into an error that does not say so
+        torch.save(checkpoint, content)
+        durable_write(Path(path), content.getvalue())
 
 
 class Recorder(Checkpoint):
@@ -49,6 +51,7 @@ class Recorder(Checkpoint):
         self._earlier_seconds = 0.0
         self._progress: tqdm[Any] | None = None
         self._random_states: dict[str, Any] = {}
+        self._stopped = False  # by a callback such as EarlyStopping
 
     def wall_seconds(self) -> float:
         """Seconds spent on the run so far, over all its sessions, less what kills made it repeat."""
@@ -66,6 +69,7 @@ class Recorder(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._random_states:
             set_random_states(self._random_states)
+        trainer.should_stop = trainer.should_stop or self._stopped
 
     def on_validation_batch_start(self, *arguments: Any, **keywords: Any) -> None:
         self.signals.check()
@@ -84,6 +88,7 @@ class Recorder(Checkpoint):
         }
         row = {name: measured[name] for name in COLUMNS}
         self.rows.append(row)
+        self._stopped = trainer.should_stop
         for logger in trainer.loggers:
             logger.log_metrics({name: row[name] for name in COLUMNS[1:]}, step=int(row["epoch"]))
             if isinstance(logger, TensorBoardLogger):
@@ -109,12 +114,14 @@ class Recorder(Checkpoint):
             "best": self.best,
             "wall_seconds": self.wall_seconds(),
             "random_states": random_states(),
+            "stopped": self._stopped,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.best = state_dict["rows"], state_dict["best"]
         self._earlier_seconds = state_dict["wall_seconds"]
         self._random_states = state_dict["random_states"]
+        self._stopped = state_dict["stopped"]
 
 
 def random_states() -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """A run directory: one process at a time, and files that are whole whenever the power goes."""
 
-import contextlib
 import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
@@ -32,9 +31,8 @@ Row = dict[str, float]
 PLACES = ("run_dir", "sweep")  # settings that say where a run lies, not what it is
 
 
-@contextlib.contextmanager
-def durable_replace(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which replaces `path` as a whole at the end: written beside it, flushed to disk, renamed.
+def durable_write(path: Path, content: bytes) -> None:
+    """Replaces `path` as a whole: written beside it, flushed to disk, renamed over it.
 
     Raises:
         OSError: the disk is full or the directory cannot be written; `path` is then what it was.
@@ -42,7 +40,7 @@ def durable_replace(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            yield file
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -55,12 +53,6 @@ def durable_replace(path: Path) -> Iterator[BinaryIO]:
             os.fsync(directory)  # the rename itself
         finally:
             os.close(directory)
-
-
-def durable_write(path: Path, content: bytes) -> None:
-    """`durable_replace` for what is in memory already."""
-    with durable_replace(path) as file:
-        file.write(content)
 
 
 class RunDirectory:

@@ -1,5 +1,7 @@
 """`mnist-train`: one run, or with -m a sweep. `main` is the command; `train` is the callable under it."""
 
+import contextlib
+import errno
 import logging
 import os
 import signal
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from mnist_mlp.classifier import Classifier
     from mnist_mlp.datamodule import MNISTDataModule
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 TEST_METRICS = ("accuracy", "precision", "recall", "f1", "loss")
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Runs `mnist-train`. Exit status: 0; 1 where a run failed or a setting cannot be used; 2 for an unknown flag."""
     sys.path.append(os.getcwd())  # a user's own backbone, named by its _target_, may lie beside where they work
+    logging.raiseExceptions = False  # a full disk is one sentence, without a traceback for each line of train.log
     with one_sentence():
         sys.argv += name_sweep_jobs(sys.argv[1:])
         try:
@@ -53,7 +57,9 @@ def job(config: DictConfig) -> dict[str, Any]:
     except InterruptionError as error:
         log.error("%s: %s; the same command with this run_dir continues it", os.path.relpath(config.run_dir), error)
         sys.exit(error.exit_status)
-    except (SettingError, NonFiniteLossError, InstantiationException) as error:
+    except (SettingError, NonFiniteLossError, InstantiationException, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
+            raise
         log.error("%s", sentence(error))
         if mode == RunMode.RUN:
             sys.exit(1)  # said: Hydra would say it again
@@ -90,7 +96,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         except BaseException as error:
             # Lightning has an exception of its own for SIGTERM; whatever came out, a signal was the cause.
             status = "interrupted" if signals.received else "failed"
-            run.update_record(status=status, error=f"{type(error).__name__}: {error}", epochs=run.epochs_written())
+            with contextlib.suppress(OSError):  # a full disk: the cause is the sentence to end with
+                run.update_record(status=status, error=f"{type(error).__name__}: {error}", epochs=run.epochs_written())
             signals.check()
             raise
 
@@ -153,6 +160,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     if done:
         log.info("resuming %s after epoch %d", os.path.relpath(run.path), done)
     trainer.fit(classifier, datamodule, ckpt_path=run.last if done else None, weights_only=True)
+    run.write_metrics(recorder.rows)  # again: a run killed in its last epoch may have reached the checkpoint only
     sha256 = weights_sha256(classifier.state_dict())
     test = {"last": _test(trainer, classifier, datamodule)}
     # Not Trainer.test's own ckpt_path: it would also put the callbacks back to where they were at the best epoch.

@@ -41,7 +41,6 @@ def tiny(tiny_root: Path) -> list[str]:
         "data.test_size=200",
         "data.eval_batch_size=100",
         "trainer.max_epochs=3",
-        "threads=1",
     ]
 
 

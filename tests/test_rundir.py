@@ -1,31 +1,37 @@
 import multiprocessing
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mnist_mlp.rundir import RunDirectory, durable_replace, durable_write, metrics_csv, read_record
+from mnist_mlp.rundir import RunDirectory, durable_write, metrics_csv, read_record
 from mnist_mlp.settings import SettingError
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     durable_write(path, b"old")
-    with pytest.raises(OSError, match="full"), durable_replace(path) as file:
-        file.write(b"half")
-        raise OSError(28, "the disk is full")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails with an OSError, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            durable_write(path, b"x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_file_is_replaced_only_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "file"
+def test_the_file_is_replaced_not_rewritten(tmp_path: Path) -> None:
+    path, reader = tmp_path / "file", tmp_path / "reader"
     durable_write(path, b"old")
-    with durable_replace(path) as file:
-        file.write(b"new")
-        file.flush()
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
+    reader.hardlink_to(path)
+    durable_write(path, b"new")
+    assert (path.read_bytes(), reader.read_bytes()) == (b"new", b"old")
 
 
 def _claim(path: Path) -> str:

@@ -145,6 +145,21 @@ def test_a_users_callback_and_scheduler_are_used(run: Runner) -> None:
     assert [float(row["lr"]) for row in rows(run_dir)] == pytest.approx([0.001, 0.0001])
 
 
+@pytest.mark.parametrize("overrides", [[], ["+callbacks.stop=STOP", "trainer.max_epochs=9"]])
+def test_a_run_killed_after_its_last_checkpoint_is_finished(run: Runner, overrides: list[str]) -> None:
+    stop = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, patience: 1, min_delta: 100.0}"
+    overrides = [override.replace("STOP", stop) for override in overrides]
+    run_dir, record = run(*overrides)
+    table = rows(run_dir)
+    # As a kill between the last epoch's checkpoint and its row leaves it.
+    (run_dir / "metrics.csv").write_text("".join((run_dir / "metrics.csv").read_text().splitlines(True)[:-1]))
+    (run_dir / "run.json").write_text(json.dumps({"status": "running"}))
+    _, again = run(*overrides, f"run_dir={run_dir}")
+    assert rows(run_dir) == table
+    for key in ("status", "epochs", "best", "final", "test", "weights_sha256"):
+        assert again[key] == record[key]
+
+
 def test_a_damaged_checkpoint_is_refused_and_kept(run: Runner, tmp_path: Path) -> None:
     run_dir, _ = run("trainer.max_epochs=1")
     last = run_dir / "checkpoints" / "last.ckpt"
