@@ -207,8 +207,6 @@ def sentence(error: Exception) -> str:
     """One sentence for an exception of ours, of Hydra's or of OmegaConf's."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, SettingError):
         return str(error.__cause__)
-    if isinstance(error, OSError) and not isinstance(error, HydraException):
-        return f"{error.filename or 'the run directory'}: {error.strerror}; what was written before is kept"
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")

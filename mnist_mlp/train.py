@@ -58,8 +58,13 @@ def job(config: DictConfig) -> dict[str, Any]:
         log.error("%s: %s; the same command with this run_dir continues it", os.path.relpath(config.run_dir), error)
         sys.exit(error.exit_status)
     except (SettingError, NonFiniteLossError, InstantiationException, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
-            raise
+        if isinstance(error, OSError):
+            if error.errno not in DISK_ERRORS:
+                raise
+            problem = (
+                f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
+            )
+            error = SettingError("run_dir", os.path.relpath(config.run_dir), problem)
         log.error("%s", sentence(error))
         if mode == RunMode.RUN:
             sys.exit(1)  # said: Hydra would say it again
