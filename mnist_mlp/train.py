@@ -44,7 +44,8 @@ def main() -> None:
             sys.exit(128 + signal.SIGINT)
         finally:
             if RememberSweep.directory is not None:
-                summarise(RememberSweep.directory)
+                with contextlib.suppress(SettingError):  # no job came so far as to leave a record
+                    summarise(RememberSweep.directory)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://mnist_mlp.conf", config_name="train")
