@@ -212,8 +212,11 @@ class MNISTDataModule(LightningDataModule):
         for name in FILES:
             if not (raw / name).is_file():
                 remedy = "unpack the .gz that is there" if (raw / f"{name}.gz").is_file() else "set data.download=true"
+                where = "" if self.root is not None else f"{root} "
                 raise SettingError(
-                    "data.root", root, f"has no {self.dataset}/raw/{name}: give a root that does, or {remedy}"
+                    "data.root",
+                    self.root,
+                    f"{where}has no {self.dataset}/raw/{name}: give a root that does, or {remedy}",
                 )
         digests = {name: file_sha256(raw / name) for name in FILES}
         for name, expected in (self.sha256 or {}).items():
@@ -247,10 +250,14 @@ class MNISTDataModule(LightningDataModule):
                 try:
                     family(temporary, download=True)
                 except (RuntimeError, OSError) as error:
-                    setting = "data.mirror" if self.mirror is not None else "data.download"
-                    value = self.mirror if self.mirror is not None else True
                     reason = " ".join(str(error).split())
-                    raise SettingError(setting, value, f"could not be downloaded from ({reason})") from error
+                    setting, value = ("data.mirror", self.mirror) if self.mirror else ("data.download", True)
+                    raise SettingError(
+                        setting,
+                        value,
+                        f"{self.dataset} could not be downloaded ({reason}): give a data.mirror that is in reach, or a "
+                        "data.root that holds it",
+                    ) from error
                 for file in (Path(temporary) / self.dataset / "raw").iterdir():
                     file.replace(raw / file.name)
 

@@ -22,12 +22,16 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+YAML_NAMES = {"null": None, "true": True, "false": False}
+
 
 class SettingError(ValueError):
     """A setting that cannot be used: its message is one sentence that names it, its value and what would be right."""
 
     def __init__(self, setting: str, value: object, problem: str) -> None:
-        super().__init__(f"{setting}={'null' if value is None else value}: {problem}")
+        # As the command line writes it; `is`, because 1 == True.
+        text = next((name for name, constant in YAML_NAMES.items() if value is constant), value)
+        super().__init__(f"{setting}={text}: {problem}")
 
 
 class NonFiniteLossError(RuntimeError):

@@ -207,7 +207,7 @@ def test_a_mirror_out_of_reach_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(SettingError, match=rf"data\.mirror={url}: could not be downloaded"):
+        with pytest.raises(SettingError, match=rf"data\.mirror={url}: MNIST could not be downloaded"):
             real(root=str(tmp_path), download=True, mirror=url)
     assert not list(tmp_path.rglob("*ubyte*"))
 
