@@ -137,11 +137,17 @@ class RunDirectory:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The `run.json` in the directory `path`, or {} where there is none."""
+    """The `run.json` in the directory `path`, or {} where there is none.
+
+    Raises:
+        SettingError: it is not JSON, which nothing in this package leaves behind.
+    """
     try:
         record: dict[str, Any] = json.loads((path / "run.json").read_text())
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise SettingError("run_dir", path, f"has a damaged run.json ({error}): restore or remove that file") from error
     return record
 
 

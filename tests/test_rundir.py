@@ -71,3 +71,9 @@ def test_numbers_read_back_as_the_same_bits() -> None:
     read = dict(zip(header.split(","), line.split(","), strict=True))
     assert float(read["train/loss"]) == 0.1 + 0.2
     assert read["epoch"] == "1"
+
+
+def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"status": ')
+    with pytest.raises(SettingError, match=r"run_dir=.*: has a damaged run\.json"):
+        read_record(tmp_path)
