@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ def main() -> None:
     parser.add_argument("--model", metavar="YAML", type=Path, help="the file of a backbone that is not this package's")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args()
+    sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
     with one_sentence():
         metrics = evaluate(arguments.checkpoint, arguments.split, arguments.data_root, arguments.model)
     if arguments.json:
