@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -24,7 +24,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from mnist_mlp.datamodule import Batch
+from mnist_mlp.datamodule import Batch, InOrder, MNISTDataModule
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import NonFiniteLossError, SettingError
 
@@ -202,6 +202,16 @@ class Classifier(LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         return optimizer
+
+
+def score(trainer: Trainer, classifier: Classifier, data: MNISTDataModule | InOrder) -> dict[str, float]:
+    """Accuracy, precision, recall and F1 (fractions) and the mean loss with the weights that the classifier has now.
+
+    Args:
+        data: its test set, or batches of (images, labels).
+    """
+    trainer.test(classifier, data, verbose=False)
+    return {name: classifier.measured[f"test/{name}"] for name in ("accuracy", "precision", "recall", "f1", "loss")}
 
 
 def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:

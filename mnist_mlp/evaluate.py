@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from mnist_mlp.classifier import Classifier
 
 SPLITS = ("train", "validation", "test")
-METRICS = ("accuracy", "precision", "recall", "f1", "loss")
 OWN_BACKBONE = "mnist_mlp.backbone.MLP"
 # What of the recorded data settings says which images belong to which split; where to read them is asked afresh.
 DATA_SETTINGS = ("dataset", "mean", "std", "test_size", "split_seed", "eval_batch_size", "sha256")
@@ -49,6 +48,7 @@ def evaluate(
     """
     from lightning.pytorch import Trainer
 
+    from mnist_mlp.classifier import score
     from mnist_mlp.datamodule import InOrder, MNISTDataModule
 
     classifier = load_classifier(checkpoint, model)
@@ -64,8 +64,7 @@ def evaluate(
         enable_model_summary=False,
     )
     images, labels = datamodule.splits[split]  # type: ignore[index]
-    trainer.test(classifier, InOrder(images, labels, datamodule.eval_batch_size), verbose=False)
-    return {name: classifier.measured[f"test/{name}"] for name in METRICS}
+    return score(trainer, classifier, InOrder(images, labels, datamodule.eval_batch_size))
 
 
 def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier":

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,14 +20,7 @@ from mnist_mlp.rundir import RunDirectory
 from mnist_mlp.settings import NonFiniteLossError, SettingError, check, name_sweep_jobs, one_sentence, sentence
 from mnist_mlp.signals import InterruptionError, StopSignals
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
-    from mnist_mlp.classifier import Classifier
-    from mnist_mlp.datamodule import MNISTDataModule
-
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-TEST_METRICS = ("accuracy", "precision", "recall", "f1", "loss")
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +109,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from mnist_mlp.classifier import Classifier, read_checkpoint, weights_sha256
+    from mnist_mlp.classifier import Classifier, read_checkpoint, score, weights_sha256
     from mnist_mlp.provenance import device_name, git_state, versions
     from mnist_mlp.recorder import DurableCheckpointIO, Recorder
     from mnist_mlp.seeds import stream_seed
@@ -168,10 +161,10 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     trainer.fit(classifier, datamodule, ckpt_path=run.last if done else None, weights_only=True)
     run.write_metrics(recorder.rows)  # again: a run killed in its last epoch may have reached the checkpoint only
     sha256 = weights_sha256(classifier.state_dict())
-    test = {"last": _test(trainer, classifier, datamodule)}
+    test = {"last": score(trainer, classifier, datamodule)}
     # Not Trainer.test's own ckpt_path: it would also put the callbacks back to where they were at the best epoch.
     classifier.load_state_dict(read_checkpoint(run.best, "run_dir")["state_dict"])
-    test["best"] = _test(trainer, classifier, datamodule)
+    test["best"] = score(trainer, classifier, datamodule)
     run.update_record(
         status="completed",
         epochs=len(recorder.rows),
@@ -194,12 +187,6 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         100 * test["best"]["accuracy"],
     )
     return run.read_record()
-
-
-def _test(trainer: "Trainer", classifier: "Classifier", datamodule: "MNISTDataModule") -> dict[str, float]:
-    """The test set's metrics with the weights that the classifier has now."""
-    trainer.test(classifier, datamodule, verbose=False)
-    return {metric: classifier.measured[f"test/{metric}"] for metric in TEST_METRICS}
 
 
 def _check_accelerator(accelerator: str) -> None:
