@@ -5,6 +5,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+from mnist_mlp.compiled import STEPS_PER_GRAPH, CompiledSteps
 from mnist_mlp.datamodule import Batch, InOrder, MNISTDataModule
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import NonFiniteLossError, SettingError
@@ -71,7 +73,8 @@ class Classifier(LightningModule):
             right (micro), whatever this is; weighted recall equals it by definition.
         seed: of the dropout masks.
         gradient_clip_val, gradient_clip_algorithm: as Lightning's Trainer takes them.
-        before_step: called before each optimizer step; what it raises ends the training there.
+        compile: train with compiled steps, see `CompiledSteps`.
+        before_step: called before each optimizer step (each graph of them); what it raises ends the training there.
         hyperparameters: plain values, kept in every checkpoint under `hyper_parameters`.
     """
 
@@ -86,6 +89,7 @@ class Classifier(LightningModule):
         seed: int = 0,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str = "norm",
+        compile: bool = False,
         before_step: Callable[[], None] = lambda: None,
         hyperparameters: Mapping[str, Any] | None = None,
     ) -> None:
@@ -96,6 +100,8 @@ class Classifier(LightningModule):
         self.optimizer, self.scheduler, self.seed = optimizer, scheduler, seed
         self.before_step = before_step
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
+        self.compile_steps = compile
+        self.compiled: CompiledSteps | None = None
         self.metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -116,6 +122,10 @@ class Classifier(LightningModule):
         if self.optimizer is None:
             return None
         optimizer = self.optimizer(self.backbone.parameters())
+        if self.compile_steps:
+            self.compiled = CompiledSteps(
+                self.backbone, optimizer, self.gradient_clip_val, self.gradient_clip_algorithm
+            )
         return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
 
     def on_train_epoch_start(self) -> None:
@@ -128,10 +138,28 @@ class Classifier(LightningModule):
         self._measure("lr", self._optimizer().param_groups[0]["lr"])
 
     def training_step(self, minibatches: Iterable[Batch], batch_idx: int) -> None:
-        optimizer = self._optimizer()
         all_losses, all_logits, all_labels = [], [], []
-        for images, labels in minibatches:
+        remaining = iter(minibatches)
+        while some := list(islice(remaining, STEPS_PER_GRAPH if self.compiled else 1)):
             self.before_step()
+            for (loss, logits), (_, labels) in zip(self._optimizer_steps(some), some, strict=True):
+                all_losses.append(loss * len(labels))
+                all_logits.append(logits)
+                all_labels.append(labels)
+        # What the epoch's means need, once for the whole group: no .item(), logging or metric in the loop above.
+        self.training_means.add(torch.stack(all_losses), torch.cat(all_logits), torch.cat(all_labels))
+
+    def _optimizer_steps(self, minibatches: list[Batch]) -> list[tuple[Tensor, Tensor]]:
+        """One optimizer step for each minibatch; of each its mean loss () and its logits (N, num_classes)."""
+        optimizer = self._optimizer()
+        if self.compiled and self.compiled.ready(minibatches):
+            results = self.compiled(minibatches, self.trainer.global_step)
+            for _ in minibatches:  # Lightning's count of the steps, which is global_step
+                optimizer._on_before_step()
+                optimizer._on_after_step()
+            return results
+        results = []
+        for images, labels in minibatches:
             logits = self.backbone(images)
             loss = F.cross_entropy(logits, labels)
             optimizer.zero_grad()
@@ -139,11 +167,8 @@ class Classifier(LightningModule):
             if self.gradient_clip_val is not None:
                 self.clip_gradients(optimizer.optimizer, self.gradient_clip_val, self.gradient_clip_algorithm)
             optimizer.step()
-            all_losses.append(loss.detach() * len(labels))
-            all_logits.append(logits.detach())
-            all_labels.append(labels)
-        # What the epoch's means need, once for the whole group: no .item(), logging or metric in the loop above.
-        self.training_means.add(torch.stack(all_losses), torch.cat(all_logits), torch.cat(all_labels))
+            results.append((loss.detach(), logits.detach()))
+        return results
 
     def on_train_epoch_end(self) -> None:
         loss, error = self.training_means.take()

@@ -101,6 +101,7 @@ RULES: dict[str, Rule] = {
     ),
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": Rule(lambda value: value == 1 and _number(value), "1: a run uses one device"),
+    "trainer.compile": TRUTH,
     "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),
 }

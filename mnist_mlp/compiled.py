@@ -1,0 +1,216 @@
+"""`trainer.compile=true`: forward, backward and optimizer of several minibatches as one compiled graph."""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch._inductor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from mnist_mlp.datamodule import Batch
+from mnist_mlp.settings import SettingError
+
+# It says that a machine without a GPU has no CUDA runtime.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+Tensors = dict[str, Tensor]
+
+STEPS_PER_GRAPH = 4
+
+# What one optimizer does to one parameter: (parameter, gradient, state, numbers of this step, options) -> None, in
+# place. The numbers that change from step to step come in as a tensor: written into the graph, they would have to be
+# compiled anew; computed in it, once for every element.
+Update = Callable[[Tensor, Tensor, dict[str, Tensor], Tensor, dict[str, Any]], None]
+
+
+def adam(
+    parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], numbers: Tensor, options: dict[str, Any]
+) -> None:
+    """As `torch.optim.Adam` and `AdamW` (Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2).
+
+    Args:
+        numbers: (3,) the rate, the rate over the first moment's bias correction, and one over the root of the second's.
+    """
+    lr, step_size, root = numbers.unbind()
+    beta1, beta2 = options["betas"]
+    if options["decoupled_weight_decay"]:
+        parameter.mul_(1 - lr * options["weight_decay"])
+    elif options["weight_decay"]:
+        gradient = gradient + options["weight_decay"] * parameter
+    state["exp_avg"].lerp_(gradient, 1 - beta1)
+    state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    parameter.sub_(step_size * state["exp_avg"] / (state["exp_avg_sq"].sqrt() * root + options["eps"]))
+
+
+def adam_numbers(step: int, options: dict[str, Any]) -> tuple[float, float, float]:
+    lr, (beta1, beta2) = float(options["lr"]), options["betas"]
+    return lr, lr / (1 - beta1**step), (1 - beta2**step) ** -0.5
+
+
+def sgd(
+    parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], numbers: Tensor, options: dict[str, Any]
+) -> None:
+    """As `torch.optim.SGD`. `numbers`: (1,) the rate."""
+    if options["weight_decay"]:
+        gradient = gradient + options["weight_decay"] * parameter
+    if options["momentum"]:
+        momentum = state["momentum_buffer"].mul_(options["momentum"]).add_(gradient, alpha=1 - options["dampening"])
+        gradient = gradient + options["momentum"] * momentum if options["nesterov"] else momentum
+    parameter.sub_(numbers[0] * gradient)
+
+
+UPDATES: dict[type[Optimizer], tuple[Update, Callable[[int, dict[str, Any]], tuple[float, ...]]]] = {
+    torch.optim.Adam: (adam, adam_numbers),
+    torch.optim.AdamW: (adam, adam_numbers),
+    torch.optim.SGD: (sgd, lambda _, options: (float(options["lr"]),)),
+}
+NOT_COMPILED = ("amsgrad", "maximize", "differentiable")
+
+
+class CompiledSteps:
+    """Several optimizer steps of a backbone as one graph, compiled by TorchInductor when they are first made.
+
+    Parameters, buffers and the optimizer's own state are changed in place, so that checkpoints mean what they mean
+    without it, and eager steps may come in between. Inductor keeps what it compiled in its cache on disk: another run
+    of the same shapes starts at once. The bits are not those of eager steps (sums are taken in another order, and
+    dropout masks come from Inductor's own generator), but they are as repeatable.
+
+    Args:
+        backbone: images (N, 1, 28, 28) -> logits (N, num_classes), without control flow that depends on values.
+        optimizer: `Adam`, `AdamW` or `SGD`, of all of the backbone's parameters in one group.
+        gradient_clip_val, gradient_clip_algorithm: as Lightning's Trainer takes them.
+
+    Raises:
+        SettingError: the optimizer is another one; or, when called, the graph cannot be compiled here.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str = "norm",
+    ) -> None:
+        (options,) = optimizer.param_groups
+        unknown = [name for name in NOT_COMPILED if options.get(name)]
+        if type(optimizer) not in UPDATES or unknown:
+            what = f"with {unknown[0]}=true " if unknown else ""
+            raise SettingError(
+                "trainer.compile",
+                True,
+                f"{type(optimizer).__name__} {what}cannot be compiled: use "
+                f"{', '.join(kind.__name__ for kind in UPDATES)}, or trainer.compile=false",
+            )
+        self.backbone, self.optimizer = backbone, optimizer
+        self.update, self.numbers = UPDATES[type(optimizer)]
+        self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
+        self._graph: Callable[..., Sequence[Tensor]] | None = None
+        self._kept: list[Tensor] = []  # what the graph updates in place, flat
+        self._written_in: Any = None  # what the graph holds as constants
+
+    def ready(self, minibatches: Sequence[Batch]) -> bool:
+        """Whether these can be trained on as one graph: there are enough, of one size, and an eager step has made the
+        optimizer's state."""
+        sizes = {len(labels) for _, labels in minibatches}
+        return len(minibatches) == STEPS_PER_GRAPH and len(sizes) == 1 and bool(self.optimizer.state)
+
+    def __call__(self, minibatches: Sequence[Batch], step: int) -> list[tuple[Tensor, Tensor]]:
+        """Trains on the minibatches.
+
+        Args:
+            minibatches: `STEPS_PER_GRAPH` of images (N, 1, 28, 28) and labels (N,).
+            step: optimizer steps made so far.
+
+        Returns:
+            Of each minibatch the mean loss () and the logits (N, num_classes) before its step.
+        """
+        images, labels = (list(part) for part in zip(*minibatches, strict=True))
+        options = self.optimizer.param_groups[0]
+        numbers = torch.tensor(
+            [self.numbers(step + number, options) for number in range(1, len(minibatches) + 1)], device=images[0].device
+        )
+        constants = images[0].shape, [value for name, value in options.items() if name not in ("params", "lr")]
+        if self._graph is None or self._written_in != constants:
+            self._graph = self._compile(numbers, images, labels)
+            self._written_in = constants
+        losses_and_logits = self._graph(*self._kept, numbers, *images, *labels)
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                state["step"] += len(minibatches)
+        return list(zip(losses_and_logits[::2], losses_and_logits[1::2], strict=True))
+
+    def _gather(self) -> tuple[Tensors, Tensors, dict[str, Tensors]]:
+        """What is trained, what is not, and the optimizer's state, by name; they share memory with the originals."""
+        parameters = dict(self.backbone.named_parameters())
+        trained = {name: value.detach() for name, value in parameters.items() if value.requires_grad}
+        others = {name: value for name, value in parameters.items() if not value.requires_grad}
+        states = {
+            name: {key: value for key, value in self.optimizer.state[parameters[name]].items() if key != "step"}
+            for name in trained
+        }
+        return trained, others | dict(self.backbone.named_buffers()), states
+
+    def _compile(self, *inputs: Any) -> Callable[..., Sequence[Tensor]]:
+        """The graph, from flat tensors to flat tensors; sets `_kept`, its first ones."""
+        kept = self._gather()
+        self._kept = tree_leaves(kept)
+        flat, structure = tree_flatten((*kept, *inputs))
+        try:
+            with torch.random.fork_rng(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of PyTorch about itself
+                # Tracing makes the steps for real: on copies, and with the random numbers put back where they were.
+                graph = make_fx(lambda *flat: tree_leaves(self._steps(*tree_unflatten(flat, structure))))(
+                    *(tensor.clone() for tensor in flat)
+                )
+                compiled: Callable[..., Sequence[Tensor]] = torch._inductor.standalone_compile(
+                    graph, flat, dynamic_shapes="from_example_inputs", donate_graph_module=True
+                )
+                return compiled
+        except Exception as error:  # a compiler raises almost anything
+            reason = next((line for line in str(error).splitlines() if line.strip()), "")
+            raise SettingError(
+                "trainer.compile",
+                True,
+                f"{type(self.backbone).__name__} could not be compiled ({type(error).__name__}: {reason}): it takes a "
+                "C++ compiler, such as g++, with Python's headers; trainer.compile=false needs none",
+            ) from error
+
+    def _steps(
+        self,
+        trained: Tensors,
+        others: Tensors,
+        states: dict[str, Tensors],
+        numbers: Tensor,
+        images: list[Tensor],
+        labels: list[Tensor],
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What the graph does; it is only traced."""
+        options = self.optimizer.param_groups[0]
+        results = []
+        for index in range(len(images)):
+            leaves = {name: value.detach().requires_grad_() for name, value in trained.items()}
+            logits = functional_call(self.backbone, leaves | others, (images[index],))
+            loss = F.cross_entropy(logits, labels[index])
+            gradients = torch.autograd.grad(loss, list(leaves.values()))
+            results.append((loss.detach(), logits.detach()))
+            with torch.no_grad():
+                for (name, parameter), gradient in zip(trained.items(), self._clip(gradients), strict=True):
+                    self.update(parameter, gradient, states[name], numbers[index], options)
+        return results
+
+    def _clip(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        limit = self.gradient_clip_val
+        if limit is None:
+            return gradients
+        if self.gradient_clip_algorithm == "value":
+            return [gradient.clamp(-limit, limit) for gradient in gradients]
+        norm = get_total_norm(gradients, foreach=False)
+        return [gradient * (limit / (norm + 1e-6)).clamp(max=1) for gradient in gradients]
