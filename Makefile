@@ -4,7 +4,7 @@ EPOCHS ?= 10
 BIN := .venv/bin
 SWEEP := experiment=baseline,dropout_scheduler model=network_a,network_b
 
-.PHONY: help install sweep test lint types lock tensorboard clean
+.PHONY: help install sweep test lint types lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -19,6 +19,9 @@ lint: .venv/installed  ## ruff: style and formatting
 
 types: .venv/installed  ## mypy, strict on the package
 	$(BIN)/mypy
+
+benchmark: .venv/installed  ## measure the training loop beside its peers (about 25 minutes)
+	$(BIN)/mnist-benchmark
 
 tensorboard: .venv/installed  ## watch logs/ at http://127.0.0.1:6006
 	$(BIN)/tensorboard --logdir logs --host 127.0.0.1

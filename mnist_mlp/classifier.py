@@ -143,11 +143,12 @@ class Classifier(LightningModule):
         while some := list(islice(remaining, STEPS_PER_GRAPH if self.compiled else 1)):
             self.before_step()
             for (loss, logits), (_, labels) in zip(self._optimizer_steps(some), some, strict=True):
-                all_losses.append(loss * len(labels))
+                all_losses.append(loss)
                 all_logits.append(logits)
                 all_labels.append(labels)
         # What the epoch's means need, once for the whole group: no .item(), logging or metric in the loop above.
-        self.training_means.add(torch.stack(all_losses), torch.cat(all_logits), torch.cat(all_labels))
+        sizes = torch.tensor([len(labels) for labels in all_labels], device=all_losses[0].device)
+        self.training_means.add(torch.stack(all_losses) * sizes, torch.cat(all_logits), torch.cat(all_labels))
 
     def _optimizer_steps(self, minibatches: list[Batch]) -> list[tuple[Tensor, Tensor]]:
         """One optimizer step for each minibatch; of each its mean loss () and its logits (N, num_classes)."""

@@ -114,12 +114,13 @@ class CompiledSteps:
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self._graph: Callable[..., Sequence[Tensor]] | None = None
         self._kept: list[Tensor] = []  # what the graph updates in place, flat
+        self._step_counts: list[Tensor] = []  # the optimizer's own
         self._written_in: Any = None  # what the graph holds as constants
 
     def ready(self, minibatches: Sequence[Batch]) -> bool:
         """Whether these can be trained on as one graph: there are enough, of one size, and an eager step has made the
         optimizer's state."""
-        sizes = {len(labels) for _, labels in minibatches}
+        sizes = {labels.shape for _, labels in minibatches}
         return len(minibatches) == STEPS_PER_GRAPH and len(sizes) == 1 and bool(self.optimizer.state)
 
     def __call__(self, minibatches: Sequence[Batch], step: int) -> list[tuple[Tensor, Tensor]]:
@@ -142,9 +143,8 @@ class CompiledSteps:
             self._graph = self._compile(numbers, images, labels)
             self._written_in = constants
         losses_and_logits = self._graph(*self._kept, numbers, *images, *labels)
-        for state in self.optimizer.state.values():
-            if "step" in state:
-                state["step"] += len(minibatches)
+        if self._step_counts:
+            torch._foreach_add_(self._step_counts, len(minibatches))
         return list(zip(losses_and_logits[::2], losses_and_logits[1::2], strict=True))
 
     def _gather(self) -> tuple[Tensors, Tensors, dict[str, Tensors]]:
@@ -162,7 +162,10 @@ class CompiledSteps:
         """The graph, from flat tensors to flat tensors; sets `_kept`, its first ones."""
         kept = self._gather()
         self._kept = tree_leaves(kept)
+        self._step_counts = [state["step"] for state in self.optimizer.state.values() if "step" in state]
         flat, structure = tree_flatten((*kept, *inputs))
+        # On a CPU, the calls between the kernels are worth compiling too.
+        options = {"config_patches": {"cpp_wrapper": flat[0].device.type == "cpu"}}
         try:
             with torch.random.fork_rng(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of PyTorch about itself
@@ -171,7 +174,7 @@ class CompiledSteps:
                     *(tensor.clone() for tensor in flat)
                 )
                 compiled: Callable[..., Sequence[Tensor]] = torch._inductor.standalone_compile(
-                    graph, flat, dynamic_shapes="from_example_inputs", donate_graph_module=True
+                    graph, flat, dynamic_shapes="from_example_inputs", donate_graph_module=True, options=options
                 )
                 return compiled
         except Exception as error:  # a compiler raises almost anything
