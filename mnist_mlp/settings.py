@@ -6,6 +6,7 @@ Imports nothing heavy: `mnist-train --help` and a refused command answer at once
 import difflib
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -21,17 +22,21 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 YAML_NAMES = {"null": None, "true": True, "false": False}
+
+
+def spelled(value: object) -> object:
+    """A value as the command line writes it: `null`, not `None`."""
+    return next((name for name, constant in YAML_NAMES.items() if value is constant), value)  # `is`, because 1 == True
 
 
 class SettingError(ValueError):
     """A setting that cannot be used: its message is one sentence that names it, its value and what would be right."""
 
     def __init__(self, setting: str, value: object, problem: str) -> None:
-        # As the command line writes it; `is`, because 1 == True.
-        text = next((name for name, constant in YAML_NAMES.items() if value is constant), value)
-        super().__init__(f"{setting}={text}: {problem}")
+        super().__init__(f"{setting}={spelled(value)}: {problem}")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -153,6 +158,23 @@ def make_directory(run_dir: Path) -> None:
         ) from error
 
 
+def load_yaml(path: Path, setting: str) -> DictConfig:
+    """The settings in a YAML file; `setting` is what to call it in a sentence.
+
+    Raises:
+        SettingError: the file cannot be read or holds no settings.
+    """
+    try:
+        config = OmegaConf.load(path)
+    except OSError as error:
+        raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise SettingError(setting, path, f"is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(config, DictConfig) or config.is_empty():
+        raise SettingError(setting, path, "holds no settings")
+    return config
+
+
 def compose_config(overrides: list[str]) -> DictConfig:
     """The configuration of `mnist-train OVERRIDES`, every interpolation resolved, for use outside a Hydra job."""
     GlobalHydra.instance().clear()
@@ -187,13 +209,15 @@ FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 def one_sentence() -> Iterator[None]:
     """Ends the process with one sentence on standard error and status 1 where a setting cannot be used.
 
-    With HYDRA_FULL_ERROR=1 the traceback is printed as well.
+    With HYDRA_FULL_ERROR=1 the traceback is printed as well. Ctrl-C ends it quietly, with status 130.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over, in place of printing them its own way
     try:
         yield
     except (SettingError, NonFiniteLossError, HydraException, OmegaConfBaseException) as error:
         end(error)
+    except KeyboardInterrupt:  # where no run has taken over Ctrl-C
+        sys.exit(128 + signal.SIGINT)
     finally:
         if not FULL_ERROR:
             del os.environ["HYDRA_FULL_ERROR"]

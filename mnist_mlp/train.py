@@ -4,8 +4,8 @@ import contextlib
 import errno
 import logging
 import os
-import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mnist_mlp.rundir import RunDirectory
 from mnist_mlp.settings import NonFiniteLossError, SettingError, check, name_sweep_jobs, one_sentence, sentence
 from mnist_mlp.signals import InterruptionError, StopSignals
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ def main() -> None:
         sys.argv += name_sweep_jobs(sys.argv[1:])
         try:
             job()
-        except KeyboardInterrupt:  # before a run has taken over Ctrl-C
-            sys.exit(128 + signal.SIGINT)
         finally:
             if RememberSweep.directory is not None:
                 with contextlib.suppress(SettingError):  # no job came so far as to leave a record
@@ -51,18 +49,23 @@ def job(config: DictConfig) -> dict[str, Any]:
     except InterruptionError as error:
         log.error("%s: %s; the same command with this run_dir continues it", os.path.relpath(config.run_dir), error)
         sys.exit(error.exit_status)
-    except (SettingError, NonFiniteLossError, InstantiationException, OSError) as error:
-        if isinstance(error, OSError):
-            if error.errno not in DISK_ERRORS:
-                raise
-            problem = (
-                f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
-            )
-            error = SettingError("run_dir", os.path.relpath(config.run_dir), problem)
+    except (SettingError, NonFiniteLossError, InstantiationException) as error:
         log.error("%s", sentence(error))
         if mode == RunMode.RUN:
             sys.exit(1)  # said: Hydra would say it again
         raise
+
+
+@contextlib.contextmanager
+def disk_errors(run_dir: str) -> Iterator[None]:
+    """Raises: SettingError, where the disk is full or can no longer be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        problem = f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
+        raise SettingError("run_dir", os.path.relpath(run_dir), problem) from error
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -75,13 +78,15 @@ def train(config: DictConfig) -> dict[str, Any]:
         What `run.json` holds.
 
     Raises:
-        SettingError: a setting cannot be used, or `run_dir` holds a run with other settings.
+        SettingError: a setting cannot be used, or `run_dir` holds a run with other settings or cannot be written.
         InterruptionError: a signal asked the run to stop; it did, at the end of an optimizer step, and can be resumed.
         NonFiniteLossError: a loss became NaN or infinite; the run is marked failed, with what was written kept.
     """
     check(config)
     OmegaConf.resolve(config)
-    with RunDirectory(Path(config.run_dir)) as run, StopSignals() as signals:
+    if config.data.get("root") is not None:
+        config.data.root = os.path.abspath(config.data.root)  # config.yaml then says it from anywhere
+    with disk_errors(config.run_dir), RunDirectory(Path(config.run_dir)) as run, StopSignals() as signals:
         if run.last.exists():
             longer = run.refuse_other_settings(config)
             record = run.read_record()
@@ -110,7 +115,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from mnist_mlp.classifier import Classifier, read_checkpoint, score, weights_sha256
-    from mnist_mlp.provenance import device_name, git_state, versions
+    from mnist_mlp.provenance import device_name, git_state, uncommitted_diff, versions
     from mnist_mlp.recorder import DurableCheckpointIO, Recorder
     from mnist_mlp.seeds import stream_seed
 
@@ -156,6 +161,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         git=git_state(),
         versions=versions(),
     )
+    run.write_uncommitted(uncommitted_diff())
     if done:
         log.info("resuming %s after epoch %d", os.path.relpath(run.path), done)
     trainer.fit(classifier, datamodule, ckpt_path=run.last if done else None, weights_only=True)
@@ -176,10 +182,11 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         wall_seconds=round(recorder.wall_seconds(), 3),
     )
     log.info(
-        "%s: %d epochs, validation accuracy %.2f%%, best %.2f%% in epoch %d, test %.2f%% with the last weights and "
+        "%s: %d epoch%s, validation accuracy %.2f%%, best %.2f%% in epoch %d, test %.2f%% with the last weights and "
         "%.2f%% with the best",
         os.path.relpath(run.path),
         len(recorder.rows),
+        "" if len(recorder.rows) == 1 else "s",
         100 * recorder.rows[-1]["val/accuracy"],
         100 * recorder.best["val/accuracy"],
         recorder.best["epoch"],
