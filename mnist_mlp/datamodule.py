@@ -178,6 +178,10 @@ class MNISTDataModule(LightningDataModule):
             "test": place(official_train[0][test], official_train[1][test]),
         }
 
+    def state_dict(self) -> dict[str, float | None]:
+        """What the images were normalized with, for a checkpoint that is used without them."""
+        return {"mean": self.mean, "std": self.std}
+
     def train_dataloader(self) -> TrainingEpoch:
         images, labels = self.splits["train"]
         return TrainingEpoch(images, labels, self.batch_size, self._order, self._steps_left)

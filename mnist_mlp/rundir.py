@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_mlp.settings import SettingError, flatten, make_directory, spelled
+from mnist_mlp.settings import SettingError, flatten, load_yaml, make_directory, spelled
 
 COLUMNS = (
     "epoch",
@@ -98,8 +98,7 @@ class RunDirectory:
         Raises:
             SettingError: they differ in more than where the run lies or in how many epochs it may yet take.
         """
-        recorded = OmegaConf.load(self.config)
-        assert isinstance(recorded, DictConfig)
+        recorded = load_yaml(self.config, "run_dir")
         longer = config.trainer.max_epochs > recorded.trainer.max_epochs
         others = other_settings(recorded, config)
         if longer:
@@ -108,6 +107,15 @@ class RunDirectory:
             kept = ", ".join(f"{name}={spelled(before)} (not {spelled(now)})" for name, (before, now) in others.items())
             raise SettingError("run_dir", self.path, f"was run with {kept}: keep that, or give another run_dir")
         return bool(longer)
+
+    def refuse_checkpoint(self, checkpoint: Mapping[str, Any], config: DictConfig) -> None:
+        """Raises: SettingError, where this `last.ckpt` is of a run with other settings than this directory's."""
+        others = other_settings(checkpoint["hyper_parameters"], config)
+        others.pop("trainer.max_epochs", None)  # the run may have become a longer one
+        if others:
+            raise SettingError(
+                "run_dir", self.last, f"is of a run with another {', '.join(others)}: restore this run's"
+            )
 
     def write_config(self, config: DictConfig) -> None:
         """Writes `config.yaml`, and Hydra's own record under a Hydra job."""

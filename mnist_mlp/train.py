@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +19,9 @@ from mnist_mlp.report import RememberSweep, summarise
 from mnist_mlp.rundir import RunDirectory
 from mnist_mlp.settings import NonFiniteLossError, SettingError, check, name_sweep_jobs, one_sentence, sentence
 from mnist_mlp.signals import InterruptionError, StopSignals
+
+if TYPE_CHECKING:
+    from mnist_mlp.classifier import Classifier
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -114,7 +117,8 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from mnist_mlp.classifier import Classifier, read_checkpoint, score, weights_sha256
+    from mnist_mlp.backbone import check_logits
+    from mnist_mlp.classifier import Classifier, load_weights, read_checkpoint, score, weights_sha256
     from mnist_mlp.provenance import device_name, git_state, uncommitted_diff, versions
     from mnist_mlp.recorder import DurableCheckpointIO, Recorder
     from mnist_mlp.seeds import stream_seed
@@ -123,11 +127,16 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         torch.set_num_threads(config.threads)
     _check_accelerator(config.trainer.accelerator)
 
-    done = read_checkpoint(run.last, "run_dir")["epoch"] + 1 if run.last.exists() else 0
+    checkpoint = read_checkpoint(run.last, "run_dir") if run.last.exists() else None
+    if checkpoint:
+        run.refuse_checkpoint(checkpoint, config)
+    done = checkpoint["epoch"] + 1 if checkpoint else 0
     datamodule = instantiate(config.data)
     torch.manual_seed(stream_seed(config.seed, "weights"))
+    backbone = instantiate(config.model)
+    check_logits(backbone, "model", config.network)
     classifier = Classifier(
-        instantiate(config.model),
+        backbone,
         instantiate(config.optimizer),
         instantiate(config.scheduler) if "_target_" in config.scheduler else None,
         average=config.average,
@@ -137,6 +146,9 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         before_step=signals.check,
         hyperparameters=OmegaConf.to_container(config),  # type: ignore[arg-type]
     )
+    _check_optimizer(classifier, config)
+    if checkpoint:
+        load_weights(classifier, checkpoint, "run_dir", run.last)  # before Lightning does, with a traceback
     recorder = Recorder(run, signals)
     trainer = Trainer(
         **{key: value for key, value in config.trainer.items() if not str(key).startswith("gradient_clip")},
@@ -194,6 +206,24 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         100 * test["best"]["accuracy"],
     )
     return run.read_record()
+
+
+def _check_optimizer(classifier: "Classifier", config: DictConfig) -> None:
+    """Makes the optimizer and the scheduler once for nothing: only then do they look at what they are given.
+
+    Raises:
+        SettingError: one of them cannot be made.
+    """
+    setting = "optimizer"
+    assert classifier.optimizer is not None
+    try:
+        optimizer = classifier.optimizer(classifier.backbone.parameters())
+        setting = "scheduler"
+        if classifier.scheduler is not None:
+            classifier.scheduler(optimizer)
+    except Exception as error:  # whatever a user's own raises
+        reason = " ".join(str(error).split())
+        raise SettingError(setting, config[setting]["_target_"], f"could not be made ({reason})") from error
 
 
 def _check_accelerator(accelerator: str) -> None:
