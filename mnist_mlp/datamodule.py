@@ -222,7 +222,10 @@ class MNISTDataModule(LightningDataModule):
                     self.root,
                     f"{where}has no {self.dataset}/raw/{name}: give a root that does, or {remedy}",
                 )
-        digests = {name: file_sha256(raw / name) for name in FILES}
+        try:
+            digests = {name: file_sha256(raw / name) for name in FILES}
+        except OSError as error:
+            raise SettingError("data.root", root, f"cannot be read ({error.strerror})") from error
         for name, expected in (self.sha256 or {}).items():
             if digests.get(name) != expected and shipped:
                 (raw / name).unlink()  # the cache was altered: unpack that file again
@@ -242,7 +245,10 @@ class MNISTDataModule(LightningDataModule):
     def _download(self, root: Path) -> None:
         """torchvision's own download, into a temporary directory first: a killed one leaves no half file behind."""
         raw = root / self.dataset / "raw"
-        raw.mkdir(parents=True, exist_ok=True)
+        try:
+            raw.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError("data.root", root, f"cannot be written ({error.strerror})") from error
         with FileLock(raw / ".download.lock"):  # of several processes started at once, one downloads
             if all((raw / name).is_file() for name in FILES):
                 return

@@ -59,6 +59,10 @@ def _whole(least: int) -> Rule:
     )
 
 
+def _matching(pattern: str, wanted: str) -> Rule:
+    return Rule(lambda value: re.fullmatch(pattern, str(value)) is not None, wanted)
+
+
 def _choice(*options: str) -> Rule:
     return Rule(lambda value: value in options, f"one of {', '.join(options)}")
 
@@ -73,6 +77,7 @@ FRACTION = Rule(lambda value: _number(value) and 0 <= value < 1, "a number of at
 TRUTH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str) and value != "", "a text")
 NUMBER = Rule(_number, "a number")
+SEED = Rule(lambda value: _whole(0).accepts(value) and value < 2**64, "a whole number of at least 0 and below 2**64")
 WIDTHS = Rule(
     lambda value: isinstance(value, list) and all(_whole(1).accepts(width) for width in value),
     "a list of whole numbers of at least 1, such as [64,128,64]",
@@ -80,17 +85,18 @@ WIDTHS = Rule(
 
 # A setting that a user's own backbone, optimizer or scheduler does not have is not asked for.
 RULES: dict[str, Rule] = {
-    "seed": _whole(0),
+    "seed": SEED,
     "threads": _optional(_whole(1)),
     "average": _choice("weighted", "macro", "micro"),
     "run_dir": TEXT,
+    "sweep": _matching(r"(?!\.\.?$)[^/\\]+", "a name without slashes: it becomes logs/sweeps/NAME"),
     "data.root": _optional(TEXT),
     "data.download": TRUTH,
-    "data.mirror": _optional(TEXT),
+    "data.mirror": _optional(_matching("(https?|ftp|file)://.+", "a URL, such as https://example.org/mnist")),
     "data.mean": _optional(NUMBER),
     "data.std": _optional(ABOVE_ZERO),
     "data.test_size": _whole(1),
-    "data.split_seed": _whole(0),
+    "data.split_seed": SEED,
     "data.batch_size": _whole(1),
     "data.eval_batch_size": _whole(1),
     "model.hidden": WIDTHS,
@@ -98,6 +104,7 @@ RULES: dict[str, Rule] = {
     "model.init": _choice("default", "xavier_uniform"),
     "optimizer.lr": ABOVE_ZERO,
     "optimizer.weight_decay": AT_LEAST_ZERO,
+    "optimizer.fused": _optional(TRUTH),
     "scheduler.step_size": _whole(1),
     "scheduler.gamma": ABOVE_ZERO,
     "trainer.max_epochs": _whole(1),
@@ -106,6 +113,7 @@ RULES: dict[str, Rule] = {
     ),
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": Rule(lambda value: value == 1 and _number(value), "1: a run uses one device"),
+    "trainer.deterministic": Rule(lambda value: value == "warn" or isinstance(value, bool), "true, false or warn"),
     "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),
 }
@@ -131,7 +139,14 @@ def check(config: DictConfig) -> None:
 
 
 class CheckBeforeRun(Callback):
-    """Hydra callback: a single run is checked before Hydra makes its directory, so that a refused one leaves none."""
+    """Hydra callback: a single run is checked before Hydra makes its directory, so that a refused one leaves none.
+
+    Of a sweep, only its name can be checked as early.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not RULES["sweep"].accepts(config.sweep):
+            end(SettingError("sweep", config.sweep, f"must be {RULES['sweep'].wanted}"))
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
@@ -187,6 +202,13 @@ def compose_config(overrides: list[str]) -> DictConfig:
     finally:
         HydraConfig.instance().cfg = None
     return settings
+
+
+def refuse_empty_groups(arguments: list[str]) -> None:
+    """Raises: SettingError, for `model=null` and its like, where Hydra itself fails."""
+    for argument in arguments:
+        if found := re.fullmatch(r"(data|experiment|model|optimizer|scheduler)=(null|)", argument):
+            raise SettingError(found[1], None, "is a group: choose one of its options, which --help lists")
 
 
 def name_sweep_jobs(arguments: list[str]) -> list[str]:

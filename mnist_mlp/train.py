@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,11 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.report import RememberSweep, summarise
 from mnist_mlp.rundir import RunDirectory
-from mnist_mlp.settings import NonFiniteLossError, SettingError, check, name_sweep_jobs, one_sentence, sentence
+from mnist_mlp.settings import (
+    NonFiniteLossError,
+    SettingError,
+    check,
+    name_sweep_jobs,
+    one_sentence,
+    refuse_empty_groups,
+    sentence,
+)
 from mnist_mlp.signals import InterruptionError, StopSignals
-
-if TYPE_CHECKING:
-    from mnist_mlp.classifier import Classifier
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -33,6 +38,7 @@ def main() -> None:
     sys.path.append(os.getcwd())  # a user's own backbone, named by its _target_, may lie beside where they work
     logging.raiseExceptions = False  # a full disk is one sentence, without a traceback for each line of train.log
     with one_sentence():
+        refuse_empty_groups(sys.argv[1:])
         sys.argv += name_sweep_jobs(sys.argv[1:])
         try:
             job()
@@ -146,11 +152,16 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         before_step=signals.check,
         hyperparameters=OmegaConf.to_container(config),  # type: ignore[arg-type]
     )
-    _check_optimizer(classifier, config)
+    # Only when they are made do these two look at what they are given.
+    optimizer = _make("optimizer", classifier.optimizer, backbone.parameters())
+    if classifier.scheduler is not None:
+        _make("scheduler", classifier.scheduler, optimizer)
     if checkpoint:
         load_weights(classifier, checkpoint, "run_dir", run.last)  # before Lightning does, with a traceback
     recorder = Recorder(run, signals)
-    trainer = Trainer(
+    trainer: Trainer = _make(
+        "trainer",
+        Trainer,
         **{key: value for key, value in config.trainer.items() if not str(key).startswith("gradient_clip")},
         # The epochs that come after the checkpoint replace any that a killed run logged without reaching the next one.
         logger=TensorBoardLogger(
@@ -208,22 +219,13 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     return run.read_record()
 
 
-def _check_optimizer(classifier: "Classifier", config: DictConfig) -> None:
-    """Makes the optimizer and the scheduler once for nothing: only then do they look at what they are given.
-
-    Raises:
-        SettingError: one of them cannot be made.
-    """
-    setting = "optimizer"
-    assert classifier.optimizer is not None
+def _make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:
+    """Raises: SettingError, where `make`, a class or a partial one, refuses its arguments."""
     try:
-        optimizer = classifier.optimizer(classifier.backbone.parameters())
-        setting = "scheduler"
-        if classifier.scheduler is not None:
-            classifier.scheduler(optimizer)
-    except Exception as error:  # whatever a user's own raises
-        reason = " ".join(str(error).split())
-        raise SettingError(setting, config[setting]["_target_"], f"could not be made ({reason})") from error
+        return make(*arguments, **keywords)
+    except Exception as error:  # whatever a user's own class raises
+        name = getattr(make, "func", make).__qualname__
+        raise SettingError(setting, name, f"could not be made ({' '.join(str(error).split())})") from error
 
 
 def _check_accelerator(accelerator: str) -> None:

@@ -186,6 +186,36 @@ def test_a_damaged_checkpoint_is_refused_and_kept(run: Runner, tmp_path: Path) -
     assert last.stat().st_size == 1000
 
 
+class Payload:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))
+
+
+def test_a_strangers_checkpoint_is_not_resumed(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_dir, _ = run("trainer.max_epochs=1")
+    other_dir, _ = run("trainer.max_epochs=1", "model.hidden=[5]", "optimizer.lr=0.1")
+    last = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    other = torch.load(other_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    settings = content["hyper_parameters"]
+    target = {"_target_": "pathlib.Path.touch", "self": "executed"}
+    for stranger, problem in (
+        (Payload(), "is damaged, or holds more than tensors and plain values"),
+        ({**content, "callbacks": Payload()}, "is damaged, or holds more than tensors and plain values"),
+        (other, "is of a run with another model.hidden, optimizer.lr: restore this run's"),
+        ({**content, "hyper_parameters": {**settings, "model": target}}, "is of a run with another model._target_"),
+        ({**content, "state_dict": other["state_dict"]}, "holds the weights of another backbone"),
+        ({**content, "state_dict": {"backbone": "x"}}, "holds the weights of another backbone"),
+    ):
+        torch.save(stranger, last)
+        before = last.read_bytes()
+        with pytest.raises(SettingError, match=rf"run_dir=.*last\.ckpt: {problem}"):
+            run(f"run_dir={run_dir}", "trainer.max_epochs=2")
+        assert last.read_bytes() == before
+    assert not (tmp_path / "executed").exists()
+
+
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     # As ../README.md and the report have them: (lr, scheduler, dropout, init, epochs).
     "baseline": {"lr": 0.001, "scheduler": None, "dropout": 0.0, "init": "default", "epochs": 500},
