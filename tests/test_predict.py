@@ -140,6 +140,33 @@ def test_a_checkpoint_without_its_mean_is_one_sentence(finished: Finished, tmp_p
         predict(tmp_path / "c.ckpt", [DIGITS[0].astype(np.float32)])
 
 
+class Payload:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))
+
+
+def test_nothing_in_a_checkpoint_is_executed(command: Command, finished: Finished, tmp_path: Path) -> None:
+    Image.fromarray(DIGITS[0]).save(tmp_path / "a.png")
+    content = torch.load(finished[0] / "checkpoints" / "best.ckpt", weights_only=True)
+    settings = content["hyper_parameters"]
+    strangers = {
+        "is damaged, or holds more than tensors and plain values: give a checkpoint of mnist-train": Payload(),
+        "is of os.system: give that backbone's file with --model": {
+            **content,
+            "hyper_parameters": {**settings, "model": {"_target_": "os.system", "command": "touch executed"}},
+        },
+        "holds the weights of another backbone": {
+            **content,
+            "hyper_parameters": {**settings, "model": {**settings["model"], "hidden": [5]}},
+        },
+    }
+    for problem, stranger in strangers.items():
+        torch.save(stranger, tmp_path / "c.ckpt")
+        done = command("mnist-predict", "c.ckpt", "a.png")
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"CHECKPOINT=c.ckpt: {problem}\n")
+    assert not (tmp_path / "executed").exists()
+
+
 def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 

@@ -4,7 +4,7 @@ import pytest
 from conftest import Command
 from omegaconf import OmegaConf
 
-from mnist_mlp.settings import RULES, SettingError, check, compose_config, flatten, name_sweep_jobs
+from mnist_mlp.settings import RULES, SettingError, check, compose_config, flatten, name_sweep_jobs, one_sentence
 
 # What a user types, and the sentence they get.
 BAD_INPUT = {
@@ -103,6 +103,13 @@ def test_rules(setting: str, value: object) -> None:
     OmegaConf.update(config, setting, value)
     with pytest.raises(SettingError, match=f"{setting}="):
         check(config)
+
+
+def test_ctrl_c_ends_a_command_quietly(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, one_sentence():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_flatten() -> None:
