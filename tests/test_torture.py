@@ -63,13 +63,17 @@ def whole_session(overrides: list[str]) -> float:
     return time.monotonic() - started
 
 
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    metrics = run_dir / "metrics.csv"
+    return list(csv.DictReader(metrics.read_text().splitlines())) if metrics.exists() else []
+
+
 def assert_the_same(run_dir: Path, reference: Path) -> None:
     records = [json.loads((path / "run.json").read_text()) for path in (run_dir, reference)]
     for key in ("status", "epochs", "best", "test", "weights_sha256", "data_sha256"):
         assert records[0][key] == records[1][key], key
     assert "error" not in records[0]
-    tables = [list(csv.DictReader((path / "metrics.csv").read_text().splitlines())) for path in (run_dir, reference)]
-    for row, expected in zip(*tables, strict=True):
+    for row, expected in zip(rows(run_dir), rows(reference), strict=True):
         assert {**row, "seconds": ""} == {**expected, "seconds": ""}
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     for name in ("best.ckpt", "last.ckpt"):
@@ -81,7 +85,7 @@ def assert_the_same(run_dir: Path, reference: Path) -> None:
     events = EventAccumulator(str(run_dir / "tensorboard"))
     events.Reload()
     for tag in COLUMNS[1:]:
-        assert [scalar.step for scalar in events.Scalars(tag)] == list(range(1, len(tables[1]) + 1)), tag
+        assert [scalar.step for scalar in events.Scalars(tag)] == list(range(1, len(rows(reference)) + 1)), tag
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
@@ -93,24 +97,24 @@ def test_stopped_at_random_moments(
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     print(f"{signum.name}, {kills} times: --kill-seed {seed}")
     moments = random.Random(seed)
-    epochs = 4 * kills
+    epochs = 5 * kills
     overrides = [*tiny, EVERYTHING_RANDOM, f"trainer.max_epochs={epochs}"]
     reference, run_dir = tmp_path / "reference", tmp_path / "run"
     whole_session([*overrides, f"run_dir={reference}"])  # starts the server, which takes its time
     shutil.rmtree(reference)
     total = whole_session([*overrides, f"run_dir={reference}"])
-    training = json.loads((reference / "run.json").read_text())["wall_seconds"]
+    seconds_in_epochs = sum(float(row["seconds"]) for row in rows(reference))
     stopped_after = []
     for _ in range(kills):
-        # While it starts, or in the epochs that come next: few enough that the run is not over before the last kill.
         process = FORK.Process(target=session, args=([*overrides, f"run_dir={run_dir}"],))
         process.start()
+        # A third while it starts; the others within the next epochs, so few that the run outlasts the kills.
         starting = moments.random() < 0.3
-        time.sleep(
-            moments.uniform(0, total - training)
-            if starting
-            else total - training + moments.uniform(0, training / kills)
-        )
+        deadline = time.monotonic() + (moments.uniform(0, total - seconds_in_epochs) if starting else 60)
+        target = len(rows(run_dir)) + (1 if starting else moments.randrange(3))
+        while process.is_alive() and len(rows(run_dir)) < target and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 1.5 * seconds_in_epochs / epochs))
         assert process.pid is not None
         os.kill(process.pid, signum)
         process.join()
