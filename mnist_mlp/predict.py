@@ -128,9 +128,10 @@ def _colours(image: Image.Image) -> np.ndarray[Any, Any]:
         grey = Image.fromarray(np.asarray(image, dtype=np.float32) / 257)
         grey.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         return np.asarray(grey)[:, :, None]
-    image = ImageOps.exif_transpose(image).convert("RGBA")
+    if image.mode in ("1", "P") or "transparency" in image.info:
+        image = image.convert("RGBA")  # these could not be scaled smoothly
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    pixels = np.asarray(image, dtype=np.float32)
+    pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"), dtype=np.float32)
     colours, opacity = pixels[:, :, :3], pixels[:, :, 3:] / 255
     # Under transparent pixels goes black or white, whichever is farther from what is drawn.
     drawn = (colours * opacity).sum() / max(3 * opacity.sum(), 1)

@@ -76,8 +76,8 @@ def rerun(
         SettingError: there is no such run, no such epoch or no such setting, or the rerun could not be made.
         InterruptionError: a signal asked the rerun to stop.
     """
-    if place.resolve() == run.resolve():
-        raise SettingError("--run-dir", place, "is the run itself: give another directory")
+    if place.resolve().is_relative_to(run.resolve()):
+        raise SettingError("--run-dir", place, f"must lie outside {run}, which is only read")
     config, record, rows = load_yaml(run / "config.yaml", "RUN_DIR"), read_record(run), _read_rows(run)
     check(config)
     if not rows:

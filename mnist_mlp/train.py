@@ -224,7 +224,7 @@ def _make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:
     try:
         return make(*arguments, **keywords)
     except Exception as error:  # whatever a user's own class raises
-        name = getattr(make, "func", make).__qualname__
+        name = getattr(getattr(make, "func", make), "__qualname__", make)
         raise SettingError(setting, name, f"could not be made ({' '.join(str(error).split())})") from error
 
 

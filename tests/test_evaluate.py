@@ -77,14 +77,13 @@ def test_files_that_are_no_checkpoint_are_one_sentence(finished: Finished, tmp_p
     ],
 )
 def test_values_of_a_stranger_are_one_sentence(
-    command: Command, finished: Finished, tmp_path: Path, group: str, entries: dict[str, Any], problem: str
+    finished: Finished, tmp_path: Path, group: str, entries: dict[str, Any], problem: str
 ) -> None:
     content = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
     content["hyper_parameters"][group] |= entries
     torch.save(content, tmp_path / "bad.ckpt")
-    done = command("mnist-evaluate", "bad.ckpt")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert done.stderr.startswith(f"CHECKPOINT=bad.ckpt: {problem}")
+    with pytest.raises(SettingError, match=f"CHECKPOINT=.*bad.ckpt: {problem}"):
+        load_classifier(tmp_path / "bad.ckpt")
 
 
 def test_only_the_backbone_is_built_from_a_checkpoint(
@@ -105,8 +104,7 @@ def test_only_the_backbone_is_built_from_a_checkpoint(
     assert [path.name for path in tmp_path.iterdir()] == ["bad.ckpt"]
 
 
-def test_a_model_file_that_cannot_be_used_is_one_sentence(command: Command, finished: Finished, tmp_path: Path) -> None:
-    checkpoint = str(finished[0] / "checkpoints" / "last.ckpt")
+def test_a_model_file_that_cannot_be_used_is_one_sentence(finished: Finished, tmp_path: Path) -> None:
     for content, problem in (
         (None, "cannot be read (No such file or directory)"),
         ("hidden: [", "is not YAML (while parsing"),
@@ -115,9 +113,10 @@ def test_a_model_file_that_cannot_be_used_is_one_sentence(command: Command, fini
     ):
         if content is not None:
             (tmp_path / "m.yaml").write_text(content)
-        done = command("mnist-evaluate", checkpoint, "--model", "m.yaml")
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-        assert done.stderr.startswith(f"--model=m.yaml: {problem}")
+        with pytest.raises(SettingError) as refused:
+            load_classifier(finished[0] / "checkpoints" / "last.ckpt", tmp_path / "m.yaml")
+        assert str(refused.value).startswith(f"--model={tmp_path / 'm.yaml'}: {problem}")
+        assert "\n" not in str(refused.value)
 
 
 def test_another_architecture_is_one_sentence(finished: Finished, tmp_path: Path) -> None:

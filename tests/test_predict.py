@@ -76,6 +76,11 @@ FORMS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+NO_JPEG = {
+    (form, "jpg") for form in ("black and white", "palette", "black on transparent", "white on transparent", "16 bits")
+}
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of two epochs on the real images: a network that is mostly right has firm opinions."""
@@ -84,16 +89,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir / "checkpoints" / "best.ckpt"
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize(
+    ("form", "suffix"), [(form, suffix) for form in FORMS for suffix in ("png", "jpg") if (form, suffix) not in NO_JPEG]
+)
 def test_a_digit_is_the_same_in_every_form(trained: Path, tmp_path: Path, form: str, suffix: str) -> None:
     direct = np.argmax(predict(trained, list(DIGITS.astype(np.float32))), axis=1)
     images = []
     for number, digit in enumerate(DIGITS):
         image = FORMS[form](Image.fromarray(digit))
         if suffix == "jpg":
-            if image.mode not in ("L", "RGB"):
-                pytest.skip("JPEG has no such form")
             image.save(tmp_path / f"{number}.jpg", quality=90, exif=image.getexif())
         else:
             image.save(tmp_path / f"{number}.png", exif=image.getexif())
@@ -145,8 +149,10 @@ class Payload:
         return (Path.touch, (Path("executed"),))
 
 
-def test_nothing_in_a_checkpoint_is_executed(command: Command, finished: Finished, tmp_path: Path) -> None:
-    Image.fromarray(DIGITS[0]).save(tmp_path / "a.png")
+def test_nothing_in_a_checkpoint_is_executed(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     content = torch.load(finished[0] / "checkpoints" / "best.ckpt", weights_only=True)
     settings = content["hyper_parameters"]
     strangers = {
@@ -162,8 +168,8 @@ def test_nothing_in_a_checkpoint_is_executed(command: Command, finished: Finishe
     }
     for problem, stranger in strangers.items():
         torch.save(stranger, tmp_path / "c.ckpt")
-        done = command("mnist-predict", "c.ckpt", "a.png")
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"CHECKPOINT=c.ckpt: {problem}\n")
+        with pytest.raises(SettingError, match=f"CHECKPOINT=c.ckpt: {problem}"):
+            predict(Path("c.ckpt"), [DIGITS[0].astype(np.float32)])
     assert not (tmp_path / "executed").exists()
 
 
