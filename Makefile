@@ -4,7 +4,7 @@ EPOCHS ?= 10
 BIN := .venv/bin
 SWEEP := experiment=baseline,dropout_scheduler model=network_a,network_b
 
-.PHONY: help install sweep test lint types lock benchmark tensorboard clean
+.PHONY: help install sweep test lint types torture lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -19,6 +19,9 @@ lint: .venv/installed  ## ruff: style and formatting
 
 types: .venv/installed  ## mypy, strict on the package
 	$(BIN)/mypy
+
+torture: .venv/installed  ## stop runs at 20 random moments by SIGKILL and by SIGTERM: they end with the same bits
+	$(BIN)/pytest -s tests/test_torture.py --kills 20
 
 benchmark: .venv/installed  ## measure the training loop beside its peers (about 25 minutes)
 	$(BIN)/mnist-benchmark

@@ -1,8 +1,12 @@
 """The report's two networks, which differ by a tuple of widths."""
 
+import copy
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+
+from mnist_mlp.settings import SettingError
 
 INITS = ("default", "xavier_uniform")
 
@@ -54,3 +58,26 @@ class MLP(nn.Module):
         """Images (N, 1, 28, 28), normalized -> logits (N, num_classes)."""
         logits: Tensor = self.layers(images)
         return logits
+
+
+def check_logits(backbone: object, setting: str, value: object, num_classes: int = 10) -> None:
+    """Tries a backbone on two empty images; it stays as it was.
+
+    Args:
+        backbone: what a user's configuration built.
+        setting, value: what to call it in a sentence.
+
+    Raises:
+        SettingError: it is no `nn.Module`, or does not map images (N, 1, 28, 28) to logits (N, num_classes).
+    """
+    wanted = f"must be an nn.Module from images (N, 1, 28, 28) to logits (N, {num_classes})"
+    if not isinstance(backbone, nn.Module):
+        raise SettingError(setting, value, f"{wanted}, and is {type(backbone).__name__}")
+    try:
+        with torch.no_grad():
+            logits = copy.deepcopy(backbone).eval()(torch.zeros(2, 1, 28, 28))
+    except Exception as error:  # whatever a user's forward raises
+        raise SettingError(setting, value, f"{wanted}, and fails ({' '.join(str(error).split())})") from error
+    given = f"a tensor of {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+        raise SettingError(setting, value, f"{wanted}, and gives {given} for two images")

@@ -28,7 +28,7 @@ from torchmetrics.classification import (
 from mnist_mlp.compiled import STEPS_PER_GRAPH, CompiledSteps
 from mnist_mlp.datamodule import Batch, InOrder, MNISTDataModule
 from mnist_mlp.seeds import stream_seed
-from mnist_mlp.settings import NonFiniteLossError, SettingError
+from mnist_mlp.settings import RULES, NonFiniteLossError, SettingError, flatten, spelled
 
 # Lightning announces devices, limits and its own cloud at every run; what a user must know comes as a warning.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -259,10 +259,26 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
             setting, path, "is damaged, or holds more than tensors and plain values: give a checkpoint of mnist-train"
         ) from error
     recorded = content.get("hyper_parameters") if isinstance(content, dict) else None
-    whole = isinstance(recorded, dict) and all(isinstance(recorded.get(key), dict) for key in ("model", "data"))
-    if not whole or not {"state_dict", "epoch"} <= content.keys():
+    kinds = {"model": dict, "data": dict, "average": str}
+    whole = isinstance(recorded, dict) and all(isinstance(recorded.get(key), kind) for key, kind in kinds.items())
+    if not whole or not isinstance(content.get("state_dict"), dict) or not isinstance(content.get("epoch"), int):
         raise SettingError(setting, path, "is not a checkpoint of mnist-train")
+    for name, value in flatten(recorded).items():
+        if name in RULES and not RULES[name].accepts(value):
+            raise SettingError(setting, path, f"records {name}={spelled(value)}, which must be {RULES[name].wanted}")
     return dict(content)
+
+
+def load_weights(classifier: Classifier, checkpoint: Mapping[str, Any], setting: str, path: Path) -> None:
+    """Puts a checkpoint's weights into the classifier.
+
+    Raises:
+        SettingError: they are of another backbone; `setting` and `path` are as for `read_checkpoint`.
+    """
+    try:
+        classifier.load_state_dict(checkpoint["state_dict"])
+    except Exception as error:  # RuntimeError for other keys or shapes; almost anything for what are no tensors
+        raise SettingError(setting, path, "holds the weights of another backbone") from error
 
 
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:

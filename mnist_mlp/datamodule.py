@@ -182,6 +182,10 @@ class MNISTDataModule(LightningDataModule):
             "test": place(official_train[0][test], official_train[1][test]),
         }
 
+    def state_dict(self) -> dict[str, float | None]:
+        """What the images were normalized with, for a checkpoint that is used without them."""
+        return {"mean": self.mean, "std": self.std}
+
     def train_dataloader(self) -> TrainingEpoch:
         images, labels = self.splits["train"]
         return TrainingEpoch(images, labels, self.batch_size, self._order, self._steps_left)
@@ -222,7 +226,10 @@ class MNISTDataModule(LightningDataModule):
                     self.root,
                     f"{where}has no {self.dataset}/raw/{name}: give a root that does, or {remedy}",
                 )
-        digests = {name: file_sha256(raw / name) for name in FILES}
+        try:
+            digests = {name: file_sha256(raw / name) for name in FILES}
+        except OSError as error:
+            raise SettingError("data.root", root, f"cannot be read ({error.strerror})") from error
         for name, expected in (self.sha256 or {}).items():
             if digests.get(name) != expected and shipped:
                 (raw / name).unlink()  # the cache was altered: unpack that file again
@@ -242,7 +249,10 @@ class MNISTDataModule(LightningDataModule):
     def _download(self, root: Path) -> None:
         """torchvision's own download, into a temporary directory first: a killed one leaves no half file behind."""
         raw = root / self.dataset / "raw"
-        raw.mkdir(parents=True, exist_ok=True)
+        try:
+            raw.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError("data.root", root, f"cannot be written ({error.strerror})") from error
         with FileLock(raw / ".download.lock"):  # of several processes started at once, one downloads
             if all((raw / name).is_file() for name in FILES):
                 return

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_mlp.settings import SettingError, one_sentence
+from mnist_mlp.settings import RULES, SettingError, load_yaml, one_sentence
 
 if TYPE_CHECKING:
     from mnist_mlp.classifier import Classifier
@@ -79,28 +79,32 @@ def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier"
         SettingError: the file cannot be read, is no such checkpoint, or holds weights of another backbone.
     """
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
-    from mnist_mlp.backbone import MLP
-    from mnist_mlp.classifier import Classifier, read_checkpoint
+    from mnist_mlp.backbone import MLP, check_logits
+    from mnist_mlp.classifier import Classifier, load_weights, read_checkpoint
 
     content = read_checkpoint(checkpoint, "CHECKPOINT")
     recorded = content["hyper_parameters"]
     if model is not None:
-        backbone = instantiate(OmegaConf.load(model))
+        backbone = instantiate(load_yaml(model, "--model"))
+        check_logits(backbone, "--model", model)
     elif recorded["model"].get("_target_") == OWN_BACKBONE:
-        backbone = MLP(**{key: value for key, value in recorded["model"].items() if key != "_target_"})
+        try:
+            backbone = MLP(**{key: value for key, value in recorded["model"].items() if key != "_target_"})
+        except Exception as error:  # almost anything, if somebody else wrote the file
+            raise SettingError("CHECKPOINT", checkpoint, f"records a network that cannot be built ({error})") from error
     else:
         raise SettingError(
             "CHECKPOINT",
             checkpoint,
             f"is of {recorded['model'].get('_target_')}: give that backbone's file with --model",
         )
+    measured = content.get("MNISTDataModule")
+    for name in ("mean", "std"):  # what the run computed, where it was not set
+        if isinstance(measured, dict) and RULES[f"data.{name}"].accepts(measured.get(name)):
+            recorded["data"][name] = measured[name]
     classifier = Classifier(backbone, average=recorded["average"], hyperparameters=recorded)
-    try:
-        classifier.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        raise SettingError("CHECKPOINT", checkpoint, "holds the weights of another backbone") from error
+    load_weights(classifier, content, "CHECKPOINT", checkpoint)
     return classifier.eval()
 
 

@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 
+# Of uncommitted.diff, which is for source, not for data that lies about.
+DIFF_BYTES = 1_000_000
+NEW_FILES = 100
+
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "tensorboard")
 
 
@@ -22,21 +26,44 @@ def versions() -> dict[str, str]:
 
 def git_state() -> dict[str, Any]:
     """Commit of this project's checkout and whether it has uncommitted changes; both None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", root, *arguments], capture_output=True, text=True, check=True, timeout=30
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    top = git("rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root:  # an installed wheel may lie inside somebody else's checkout
+    top = _git("rev-parse", "--show-toplevel").strip()
+    if not top or Path(top).resolve() != _checkout():  # an installed wheel may lie inside somebody else's checkout
         return {"commit": None, "dirty": None}
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    return {"commit": _git("rev-parse", "HEAD").strip() or None, "dirty": bool(_git("status", "--porcelain"))}
+
+
+def uncommitted_diff() -> str | None:
+    """What `git apply` takes to get from the commit to what ran, new files included; None where nothing differs.
+
+    What goes beyond `DIFF_BYTES` or `NEW_FILES` is only named.
+    """
+    if not git_state()["dirty"]:
+        return None
+    diff = ("diff", "--binary", "--no-color", "--no-ext-diff")
+    text = _git(*diff, "HEAD")
+    if len(text) > DIFF_BYTES:
+        text = "# left out: changes of\n" + _git("diff", "--stat", "HEAD")
+    for number, name in enumerate(_git("ls-files", "--others", "--exclude-standard", "-z").split("\0")[:-1]):
+        file = _checkout() / name
+        small = number < NEW_FILES and file.is_file() and len(text) + file.stat().st_size < DIFF_BYTES
+        part = _git(*diff, "--no-index", "--", "/dev/null", name) if small else ""
+        text += part or f"# left out: {name}\n"
+    return text
+
+
+def _checkout() -> Path:
+    return Path(__file__).resolve().parents[1]
+
+
+def _git(*arguments: str) -> str:
+    """What git prints about the directory that this package lies in; nothing where it cannot."""
+    try:
+        # Statuses other than 0 are not looked at: `git diff --no-index` has 1 where files differ.
+        command = ["git", "-C", str(_checkout()), *arguments]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="surrogateescape", timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
 
 
 def device_name(device: torch.device) -> str:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_mlp.settings import SettingError, flatten, make_directory
+from mnist_mlp.settings import SettingError, flatten, load_yaml, make_directory, spelled
 
 COLUMNS = (
     "epoch",
@@ -69,6 +69,7 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.csv"
+        self.uncommitted = path / "uncommitted.diff"
         self.last = path / "checkpoints" / "last.ckpt"
         self.best = path / "checkpoints" / "best.ckpt"
         make_directory(path)
@@ -97,15 +98,24 @@ class RunDirectory:
         Raises:
             SettingError: they differ in more than where the run lies or in how many epochs it may yet take.
         """
-        recorded, asked = flatten(OmegaConf.load(self.config)), flatten(config)
-        longer = asked["trainer.max_epochs"] > recorded["trainer.max_epochs"]
-        for setting in sorted(recorded.keys() | asked.keys()):
-            before, now = recorded.get(setting), asked.get(setting)
-            if before != now and setting not in PLACES and not (setting == "trainer.max_epochs" and longer):
-                raise SettingError(
-                    setting, now, f"but {self.path} was run with {setting}={before}: keep that, or give another run_dir"
-                )
+        recorded = load_yaml(self.config, "run_dir")
+        longer = config.trainer.max_epochs > recorded.trainer.max_epochs
+        others = other_settings(recorded, config)
+        if longer:
+            del others["trainer.max_epochs"]
+        if others:
+            kept = ", ".join(f"{name}={spelled(before)} (not {spelled(now)})" for name, (before, now) in others.items())
+            raise SettingError("run_dir", self.path, f"was run with {kept}: keep that, or give another run_dir")
         return bool(longer)
+
+    def refuse_checkpoint(self, checkpoint: Mapping[str, Any], config: DictConfig) -> None:
+        """Raises: SettingError, where this `last.ckpt` is of a run with other settings than this directory's."""
+        others = other_settings(checkpoint["hyper_parameters"], config)
+        others.pop("trainer.max_epochs", None)  # the run may have become a longer one
+        if others:
+            raise SettingError(
+                "run_dir", self.last, f"is of a run with another {', '.join(others)}: restore this run's"
+            )
 
     def write_config(self, config: DictConfig) -> None:
         """Writes `config.yaml`, and Hydra's own record under a Hydra job."""
@@ -128,12 +138,30 @@ class RunDirectory:
         record = {key: value for key, value in (self.read_record() | entries).items() if value is not None}
         durable_write(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
 
+    def write_uncommitted(self, diff: str | None) -> None:
+        """Writes `uncommitted.diff`; where nothing was uncommitted there is none."""
+        if diff is None:
+            self.uncommitted.unlink(missing_ok=True)
+        else:
+            durable_write(self.uncommitted, diff.encode(errors="surrogateescape"))
+
     def epochs_written(self) -> int:
         """Rows of `metrics.csv`."""
         return max(0, len(self.metrics.read_text().splitlines()) - 1) if self.metrics.exists() else 0
 
     def write_metrics(self, rows: Iterable[Row]) -> None:
         durable_write(self.metrics, metrics_csv(rows).encode())
+
+
+def other_settings(one: Mapping[str, Any] | DictConfig, other: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
+    """The settings in which two configurations differ, less those that say where a run lies: name -> both values, None
+    for one that is not there."""
+    before, after = flatten(one), flatten(other)
+    return {
+        name: (before.get(name), after.get(name))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name) and name not in PLACES
+    }
 
 
 def read_record(path: Path) -> dict[str, Any]:

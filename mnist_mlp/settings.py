@@ -6,6 +6,7 @@ Imports nothing heavy: `mnist-train --help` and a refused command answer at once
 import difflib
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -21,17 +22,21 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 YAML_NAMES = {"null": None, "true": True, "false": False}
+
+
+def spelled(value: object) -> object:
+    """A value as the command line writes it: `null`, not `None`."""
+    return next((name for name, constant in YAML_NAMES.items() if value is constant), value)  # `is`, because 1 == True
 
 
 class SettingError(ValueError):
     """A setting that cannot be used: its message is one sentence that names it, its value and what would be right."""
 
     def __init__(self, setting: str, value: object, problem: str) -> None:
-        # As the command line writes it; `is`, because 1 == True.
-        text = next((name for name, constant in YAML_NAMES.items() if value is constant), value)
-        super().__init__(f"{setting}={text}: {problem}")
+        super().__init__(f"{setting}={spelled(value)}: {problem}")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -54,6 +59,10 @@ def _whole(least: int) -> Rule:
     )
 
 
+def _matching(pattern: str, wanted: str) -> Rule:
+    return Rule(lambda value: re.fullmatch(pattern, str(value)) is not None, wanted)
+
+
 def _choice(*options: str) -> Rule:
     return Rule(lambda value: value in options, f"one of {', '.join(options)}")
 
@@ -68,6 +77,7 @@ FRACTION = Rule(lambda value: _number(value) and 0 <= value < 1, "a number of at
 TRUTH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str) and value != "", "a text")
 NUMBER = Rule(_number, "a number")
+SEED = Rule(lambda value: _whole(0).accepts(value) and value < 2**64, "a whole number of at least 0 and below 2**64")
 WIDTHS = Rule(
     lambda value: isinstance(value, list) and all(_whole(1).accepts(width) for width in value),
     "a list of whole numbers of at least 1, such as [64,128,64]",
@@ -75,17 +85,18 @@ WIDTHS = Rule(
 
 # A setting that a user's own backbone, optimizer or scheduler does not have is not asked for.
 RULES: dict[str, Rule] = {
-    "seed": _whole(0),
+    "seed": SEED,
     "threads": _optional(_whole(1)),
     "average": _choice("weighted", "macro", "micro"),
     "run_dir": TEXT,
+    "sweep": _matching(r"(?!\.\.?$)[^/\\]+", "a name without slashes: it becomes logs/sweeps/NAME"),
     "data.root": _optional(TEXT),
     "data.download": TRUTH,
-    "data.mirror": _optional(TEXT),
+    "data.mirror": _optional(_matching("(https?|ftp|file)://.+", "a URL, such as https://example.org/mnist")),
     "data.mean": _optional(NUMBER),
     "data.std": _optional(ABOVE_ZERO),
     "data.test_size": _whole(1),
-    "data.split_seed": _whole(0),
+    "data.split_seed": SEED,
     "data.batch_size": _whole(1),
     "data.eval_batch_size": _whole(1),
     "model.hidden": WIDTHS,
@@ -93,6 +104,7 @@ RULES: dict[str, Rule] = {
     "model.init": _choice("default", "xavier_uniform"),
     "optimizer.lr": ABOVE_ZERO,
     "optimizer.weight_decay": AT_LEAST_ZERO,
+    "optimizer.fused": _optional(TRUTH),
     "scheduler.step_size": _whole(1),
     "scheduler.gamma": ABOVE_ZERO,
     "trainer.max_epochs": _whole(1),
@@ -102,6 +114,7 @@ RULES: dict[str, Rule] = {
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": Rule(lambda value: value == 1 and _number(value), "1: a run uses one device"),
     "trainer.compile": TRUTH,
+    "trainer.deterministic": Rule(lambda value: value == "warn" or isinstance(value, bool), "true, false or warn"),
     "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),
 }
@@ -127,7 +140,14 @@ def check(config: DictConfig) -> None:
 
 
 class CheckBeforeRun(Callback):
-    """Hydra callback: a single run is checked before Hydra makes its directory, so that a refused one leaves none."""
+    """Hydra callback: a single run is checked before Hydra makes its directory, so that a refused one leaves none.
+
+    Of a sweep, only its name can be checked as early.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not RULES["sweep"].accepts(config.sweep):
+            end(SettingError("sweep", config.sweep, f"must be {RULES['sweep'].wanted}"))
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
@@ -154,6 +174,23 @@ def make_directory(run_dir: Path) -> None:
         ) from error
 
 
+def load_yaml(path: Path, setting: str) -> DictConfig:
+    """The settings in a YAML file; `setting` is what to call it in a sentence.
+
+    Raises:
+        SettingError: the file cannot be read or holds no settings.
+    """
+    try:
+        config = OmegaConf.load(path)
+    except OSError as error:
+        raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise SettingError(setting, path, f"is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(config, DictConfig) or config.is_empty():
+        raise SettingError(setting, path, "holds no settings")
+    return config
+
+
 def compose_config(overrides: list[str]) -> DictConfig:
     """The configuration of `mnist-train OVERRIDES`, every interpolation resolved, for use outside a Hydra job."""
     GlobalHydra.instance().clear()
@@ -166,6 +203,13 @@ def compose_config(overrides: list[str]) -> DictConfig:
     finally:
         HydraConfig.instance().cfg = None
     return settings
+
+
+def refuse_empty_groups(arguments: list[str]) -> None:
+    """Raises: SettingError, for `model=null` and its like, where Hydra itself fails."""
+    for argument in arguments:
+        if found := re.fullmatch(r"(data|experiment|model|optimizer|scheduler)=(null|)", argument):
+            raise SettingError(found[1], None, "is a group: choose one of its options, which --help lists")
 
 
 def name_sweep_jobs(arguments: list[str]) -> list[str]:
@@ -188,13 +232,15 @@ FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 def one_sentence() -> Iterator[None]:
     """Ends the process with one sentence on standard error and status 1 where a setting cannot be used.
 
-    With HYDRA_FULL_ERROR=1 the traceback is printed as well.
+    With HYDRA_FULL_ERROR=1 the traceback is printed as well. Ctrl-C ends it quietly, with status 130.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over, in place of printing them its own way
     try:
         yield
     except (SettingError, NonFiniteLossError, HydraException, OmegaConfBaseException) as error:
         end(error)
+    except KeyboardInterrupt:  # where no run has taken over Ctrl-C
+        sys.exit(128 + signal.SIGINT)
     finally:
         if not FULL_ERROR:
             del os.environ["HYDRA_FULL_ERROR"]

@@ -4,8 +4,8 @@ import contextlib
 import errno
 import logging
 import os
-import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.report import RememberSweep, summarise
 from mnist_mlp.rundir import RunDirectory
-from mnist_mlp.settings import NonFiniteLossError, SettingError, check, name_sweep_jobs, one_sentence, sentence
+from mnist_mlp.settings import (
+    NonFiniteLossError,
+    SettingError,
+    check,
+    name_sweep_jobs,
+    one_sentence,
+    refuse_empty_groups,
+    sentence,
+)
 from mnist_mlp.signals import InterruptionError, StopSignals
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 # Under `trainer`, where Lightning's users look for them, but taken by the classifier, which makes the optimizer steps.
 CLASSIFIERS_SETTINGS = ("gradient_clip_val", "gradient_clip_algorithm", "compile")
 
@@ -32,11 +40,10 @@ def main() -> None:
     sys.path.append(os.getcwd())  # a user's own backbone, named by its _target_, may lie beside where they work
     logging.raiseExceptions = False  # a full disk is one sentence, without a traceback for each line of train.log
     with one_sentence():
+        refuse_empty_groups(sys.argv[1:])
         sys.argv += name_sweep_jobs(sys.argv[1:])
         try:
             job()
-        except KeyboardInterrupt:  # before a run has taken over Ctrl-C
-            sys.exit(128 + signal.SIGINT)
         finally:
             if RememberSweep.directory is not None:
                 with contextlib.suppress(SettingError):  # no job came so far as to leave a record
@@ -53,18 +60,23 @@ def job(config: DictConfig) -> dict[str, Any]:
     except InterruptionError as error:
         log.error("%s: %s; the same command with this run_dir continues it", os.path.relpath(config.run_dir), error)
         sys.exit(error.exit_status)
-    except (SettingError, NonFiniteLossError, InstantiationException, OSError) as error:
-        if isinstance(error, OSError):
-            if error.errno not in DISK_ERRORS:
-                raise
-            problem = (
-                f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
-            )
-            error = SettingError("run_dir", os.path.relpath(config.run_dir), problem)
+    except (SettingError, NonFiniteLossError, InstantiationException) as error:
         log.error("%s", sentence(error))
         if mode == RunMode.RUN:
             sys.exit(1)  # said: Hydra would say it again
         raise
+
+
+@contextlib.contextmanager
+def disk_errors(run_dir: str) -> Iterator[None]:
+    """Raises: SettingError, where the disk is full or can no longer be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        problem = f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
+        raise SettingError("run_dir", os.path.relpath(run_dir), problem) from error
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -77,13 +89,15 @@ def train(config: DictConfig) -> dict[str, Any]:
         What `run.json` holds.
 
     Raises:
-        SettingError: a setting cannot be used, or `run_dir` holds a run with other settings.
+        SettingError: a setting cannot be used, or `run_dir` holds a run with other settings or cannot be written.
         InterruptionError: a signal asked the run to stop; it did, at the end of an optimizer step, and can be resumed.
         NonFiniteLossError: a loss became NaN or infinite; the run is marked failed, with what was written kept.
     """
     check(config)
     OmegaConf.resolve(config)
-    with RunDirectory(Path(config.run_dir)) as run, StopSignals() as signals:
+    if config.data.get("root") is not None:
+        config.data.root = os.path.abspath(config.data.root)  # config.yaml then says it from anywhere
+    with disk_errors(config.run_dir), RunDirectory(Path(config.run_dir)) as run, StopSignals() as signals:
         if run.last.exists():
             longer = run.refuse_other_settings(config)
             record = run.read_record()
@@ -111,8 +125,9 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from mnist_mlp.classifier import Classifier, read_checkpoint, score, weights_sha256
-    from mnist_mlp.provenance import device_name, git_state, versions
+    from mnist_mlp.backbone import check_logits
+    from mnist_mlp.classifier import Classifier, load_weights, read_checkpoint, score, weights_sha256
+    from mnist_mlp.provenance import device_name, git_state, uncommitted_diff, versions
     from mnist_mlp.recorder import DurableCheckpointIO, Recorder
     from mnist_mlp.seeds import stream_seed
 
@@ -123,11 +138,16 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     torch.set_flush_denormal(True)
     _check_accelerator(config.trainer.accelerator)
 
-    done = read_checkpoint(run.last, "run_dir")["epoch"] + 1 if run.last.exists() else 0
+    checkpoint = read_checkpoint(run.last, "run_dir") if run.last.exists() else None
+    if checkpoint:
+        run.refuse_checkpoint(checkpoint, config)
+    done = checkpoint["epoch"] + 1 if checkpoint else 0
     datamodule = instantiate(config.data)
     torch.manual_seed(stream_seed(config.seed, "weights"))
+    backbone = instantiate(config.model)
+    check_logits(backbone, "model", config.network)
     classifier = Classifier(
-        instantiate(config.model),
+        backbone,
         instantiate(config.optimizer),
         instantiate(config.scheduler) if "_target_" in config.scheduler else None,
         average=config.average,
@@ -138,8 +158,16 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         before_step=signals.check,
         hyperparameters=OmegaConf.to_container(config),  # type: ignore[arg-type]
     )
+    # Only when they are made do these two look at what they are given.
+    optimizer = _make("optimizer", classifier.optimizer, backbone.parameters())
+    if classifier.scheduler is not None:
+        _make("scheduler", classifier.scheduler, optimizer)
+    if checkpoint:
+        load_weights(classifier, checkpoint, "run_dir", run.last)  # before Lightning does, with a traceback
     recorder = Recorder(run, signals)
-    trainer = Trainer(
+    trainer: Trainer = _make(
+        "trainer",
+        Trainer,
         **{key: value for key, value in config.trainer.items() if key not in CLASSIFIERS_SETTINGS},
         # The epochs that come after the checkpoint replace any that a killed run logged without reaching the next one.
         logger=TensorBoardLogger(
@@ -162,6 +190,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         git=git_state(),
         versions=versions(),
     )
+    run.write_uncommitted(uncommitted_diff())
     if done:
         log.info("resuming %s after epoch %d", os.path.relpath(run.path), done)
     trainer.fit(classifier, datamodule, ckpt_path=run.last if done else None, weights_only=True)
@@ -182,10 +211,11 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         wall_seconds=round(recorder.wall_seconds(), 3),
     )
     log.info(
-        "%s: %d epochs, validation accuracy %.2f%%, best %.2f%% in epoch %d, test %.2f%% with the last weights and "
+        "%s: %d epoch%s, validation accuracy %.2f%%, best %.2f%% in epoch %d, test %.2f%% with the last weights and "
         "%.2f%% with the best",
         os.path.relpath(run.path),
         len(recorder.rows),
+        "" if len(recorder.rows) == 1 else "s",
         100 * recorder.rows[-1]["val/accuracy"],
         100 * recorder.best["val/accuracy"],
         recorder.best["epoch"],
@@ -193,6 +223,15 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         100 * test["best"]["accuracy"],
     )
     return run.read_record()
+
+
+def _make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:
+    """Raises: SettingError, where `make`, a class or a partial one, refuses its arguments."""
+    try:
+        return make(*arguments, **keywords)
+    except Exception as error:  # whatever a user's own class raises
+        name = getattr(getattr(make, "func", make), "__qualname__", make)
+        raise SettingError(setting, name, f"could not be made ({' '.join(str(error).split())})") from error
 
 
 def _check_accelerator(accelerator: str) -> None:

@@ -17,6 +17,11 @@ PACKAGE_FILES = Path(__file__).parents[1] / "mnist_mlp" / "mnist"
 SIZES = {"train": 1200, "t10k": 350}  # 350 is no multiple of the evaluation batch below: its last batch is uneven
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=5, help="of test_torture.py, per signal")
+    parser.addoption("--kill-seed", type=int, help="of their moments; random where it is not given")
+
+
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 1,200 training and 350 test images of MNIST, as `data.root` takes them."""

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_mlp.backbone import MLP
-from mnist_mlp.settings import compose_config
+from mnist_mlp.backbone import MLP, check_logits
+from mnist_mlp.settings import SettingError, compose_config
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,28 @@ def test_xavier_replaces_the_weights_only() -> None:
 def test_unknown_init_is_refused() -> None:
     with pytest.raises(ValueError, match="init='he'"):
         MLP((5,), init="he")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "problem"),
+    [
+        ({"hidden": [1]}, "is dict"),
+        (nn.Flatten(), r"gives a tensor of \(2, 784\) for two images"),
+        (nn.LSTM(28, 10), "fails"),
+        (MLP((3,), num_classes=9), r"gives a tensor of \(2, 9\) for two images"),
+    ],
+)
+def test_what_is_no_backbone_is_refused(backbone: object, problem: str) -> None:
+    with pytest.raises(SettingError, match=rf"model=x: must be an nn\.Module from images .*, and {problem}"):
+        check_logits(backbone, "model", "x")
+
+
+def test_trying_a_backbone_leaves_it_and_the_random_numbers_as_they_were() -> None:
+    backbone = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(), MLP((3,), dropout=0.5))
+    backbone[1].eval()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    state = torch.get_rng_state()
+    check_logits(backbone, "model", "x")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    assert [module.training for module in backbone] == [True, False, True]

@@ -203,6 +203,12 @@ def test_torchvision_downloads_from_a_mirror(tmp_path: Path, mirror: str, shippe
     assert real(root=str(tmp_path)).data_sha256 == shipped.data_sha256  # it stays, for runs without download
 
 
+def test_a_root_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingError, match=r"data\.root=.*file: cannot be written \(Not a directory\)"):
+        real(root=str(tmp_path / "file"), download=True)
+
+
 def test_a_mirror_out_of_reach_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused

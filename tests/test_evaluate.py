@@ -67,6 +67,58 @@ def test_files_that_are_no_checkpoint_are_one_sentence(finished: Finished, tmp_p
         load_classifier(bad)
 
 
+@pytest.mark.parametrize(
+    ("group", "entries", "problem"),
+    [
+        ("model", {"hidden": "import os"}, "records model.hidden=import os, which must be a list of whole numbers"),
+        ("model", {"hidden": [64, 128, 64], "in_features": "many"}, "records a network that cannot be built"),
+        ("model", {"hidden": [3]}, "holds the weights of another backbone"),
+        ("data", {"mean": "0"}, "records data.mean=0, which must be a number, or null"),
+    ],
+)
+def test_values_of_a_stranger_are_one_sentence(
+    finished: Finished, tmp_path: Path, group: str, entries: dict[str, Any], problem: str
+) -> None:
+    content = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    content["hyper_parameters"][group] |= entries
+    torch.save(content, tmp_path / "bad.ckpt")
+    with pytest.raises(SettingError, match=f"CHECKPOINT=.*bad.ckpt: {problem}"):
+        load_classifier(tmp_path / "bad.ckpt")
+
+
+def test_only_the_backbone_is_built_from_a_checkpoint(
+    finished: Finished, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    target = {"_target_": "pathlib.Path.touch", "self": "executed"}
+    settings = content["hyper_parameters"]
+    settings |= {"optimizer": target, "scheduler": target, "callbacks": {"mine": target}}
+    settings["data"]["_target_"] = "pathlib.Path.touch"
+    settings["network"] = "${oc.create:{_target_: pathlib.Path.touch}}"
+    content["callbacks"], content["optimizer_states"] = target, [target]
+    torch.save(content, tmp_path / "bad.ckpt")
+    assert evaluate(tmp_path / "bad.ckpt", "test", str(tiny_root)) == pytest.approx(
+        finished[1]["test"]["last"], abs=1e-6
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.ckpt"]
+
+
+def test_a_model_file_that_cannot_be_used_is_one_sentence(finished: Finished, tmp_path: Path) -> None:
+    for content, problem in (
+        (None, "cannot be read (No such file or directory)"),
+        ("hidden: [", "is not YAML (while parsing"),
+        ("", "holds no settings"),
+        ("hidden: [3]", "must be an nn.Module from images (N, 1, 28, 28) to logits (N, 10), and is DictConfig"),
+    ):
+        if content is not None:
+            (tmp_path / "m.yaml").write_text(content)
+        with pytest.raises(SettingError) as refused:
+            load_classifier(finished[0] / "checkpoints" / "last.ckpt", tmp_path / "m.yaml")
+        assert str(refused.value).startswith(f"--model={tmp_path / 'm.yaml'}: {problem}")
+        assert "\n" not in str(refused.value)
+
+
 def test_another_architecture_is_one_sentence(finished: Finished, tmp_path: Path) -> None:
     model = tmp_path / "model.yaml"
     model.write_text("_target_: mnist_mlp.backbone.MLP\nhidden: [5]\n")

@@ -45,7 +45,14 @@ def test_the_configuration_composes(command: Command, backbone: None, line: str)
 
 def test_every_other_command_is_run_somewhere() -> None:
     rest = [line for line in LINES if not line.startswith(("make", "mnist-train", ". .venv/bin/activate"))]
-    assert rest == ["mnist-report logs/sweeps/seeds", "mnist-evaluate RUN_DIR/checkpoints/best.ckpt --split test"]
+    assert rest == [
+        "mnist-report logs/sweeps/seeds",
+        "mnist-evaluate RUN_DIR/checkpoints/best.ckpt --split test",
+        "mnist-rerun RUN_DIR",
+        "mnist-rerun RUN_DIR --epochs 3",
+        "mnist-rerun RUN_DIR threads=2 --run-dir PATH",
+        "mnist-predict RUN_DIR/checkpoints/best.ckpt IMAGE.png IMAGE.jpg",
+    ]
 
 
 def test_the_readmes_backbone_trains(command: Command, backbone: None, tmp_path: Path, tiny: list[str]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from conftest import Command
 from omegaconf import OmegaConf
 
-from mnist_mlp.settings import RULES, SettingError, check, compose_config, flatten, name_sweep_jobs
+from mnist_mlp.settings import RULES, SettingError, check, compose_config, flatten, name_sweep_jobs, one_sentence
 
 # What a user types, and the sentence they get.
 BAD_INPUT = {
@@ -15,7 +15,14 @@ BAD_INPUT = {
     "dropout_as_run, dropout_scheduler",
     "model=network_c": "model=network_c: there is no such model; choose one of network_a, network_b",
     "foo": "foo: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]",
-    "seed=one": "seed=one: must be a whole number of at least 0",
+    "seed=one": "seed=one: must be a whole number of at least 0 and below 2**64",
+    "seed=18446744073709551616": "seed=18446744073709551616: must be a whole number of at least 0 and below 2**64",
+    "model=null": "model=null: is a group: choose one of its options, which --help lists",
+    "optimizer=": "optimizer=null: is a group: choose one of its options, which --help lists",
+    "optimizer.fused=maybe": "optimizer.fused=maybe: must be true or false, or null",
+    "trainer.deterministic=maybe": "trainer.deterministic=maybe: must be true, false or warn",
+    "data.mirror=banana": "data.mirror=banana: must be a URL, such as https://example.org/mnist, or null",
+    "sweep=../..": "sweep=../..: must be a name without slashes: it becomes logs/sweeps/NAME",
     "trainer.max_epochs=0": "trainer.max_epochs=0: must be a whole number of at least 1",
     "trainer.max_epochs=2.5": "trainer.max_epochs=2.5: must be a whole number of at least 1",
     "trainer=3": "trainer=3: must be a group of settings, such as trainer.max_epochs",
@@ -35,6 +42,13 @@ LATER_BAD_INPUT = {
     "data.download=true",
     "trainer.accelerator=gpu": "trainer.accelerator=gpu: PyTorch finds no such device on this machine: use "
     "cpu, or auto",
+    "+trainer.foo=3": "trainer=Trainer: could not be made (Trainer.__init__() got an unexpected keyword argument "
+    "'foo')",
+    "+optimizer.betas=3": "optimizer=Adam: could not be made ('int' object is not subscriptable)",
+    "+model.num_classes=7": "model=network_a: must be an nn.Module from images (N, 1, 28, 28) to logits (N, 10), and "
+    "gives a tensor of (2, 7) for two images",
+    "+model.in_features=7": "model=network_a: must be an nn.Module from images (N, 1, 28, 28) to logits (N, 10), and "
+    "fails (mat1 and mat2 shapes cannot be multiplied (2x784 and 7x64))",
     "+model.depth=3": 'model: mnist_mlp.backbone.MLP could not be made (TypeError("MLP.__init__() got an unexpected '
     "keyword argument 'depth'\"))",
 }
@@ -53,6 +67,14 @@ def test_bad_input_found_later_is_one_sentence_too(command: Command, tmp_path: P
     assert (done.returncode, done.stdout, done.stderr) == (1, "", LATER_BAD_INPUT[override] + "\n")
     assert '"status": "failed"' in (tmp_path / "r" / "run.json").read_text()
     assert LATER_BAD_INPUT[override] in (tmp_path / "r" / "train.log").read_text()
+
+
+def test_a_sweep_is_not_put_anywhere(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    done = command("mnist-train", "-m", "sweep=../../..", "seed=0,1")
+    expected = "sweep=../../..: must be a name without slashes: it becomes logs/sweeps/NAME\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]
 
 
 def test_the_traceback_is_there_for_who_asks(command: Command) -> None:
@@ -81,6 +103,13 @@ def test_rules(setting: str, value: object) -> None:
     OmegaConf.update(config, setting, value)
     with pytest.raises(SettingError, match=f"{setting}="):
         check(config)
+
+
+def test_ctrl_c_ends_a_command_quietly(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, one_sentence():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_flatten() -> None:

@@ -24,6 +24,17 @@ def test_the_first_signal_is_noted_and_handlers_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_the_second_signal_ends_the_process_at_once(signum: signal.Signals) -> None:
+    code = (
+        "import os, time; from mnist_mlp.signals import StopSignals\n"
+        "with StopSignals():\n os.kill(os.getpid(), 15)\n print('noted', flush=True)\n"
+        f" os.kill(os.getpid(), {signum})\n time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "noted\n", "")
+
+
 def wait_for_epoch(process: "subprocess.Popen[bytes]", run_dir: Path, epoch: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

@@ -118,8 +118,25 @@ def test_a_longer_run_continues_to_the_same_bits(run: Runner, finished: Finished
 @pytest.mark.parametrize("override", ["optimizer.lr=0.5", "trainer.max_epochs=2", "data.batch_size=32"])
 def test_a_directory_of_another_run_is_refused(run: Runner, finished: Finished, override: str) -> None:
     setting, value = override.split("=")
-    with pytest.raises(SettingError, match=rf"{setting}={value}: but .* was run with {setting}="):
+    with pytest.raises(SettingError, match=rf"run_dir=.*: was run with {setting}=[\d.]+ \(not {value}\): keep that"):
         run("experiment=dropout_as_run", f"run_dir={finished[0]}", override)
+
+
+def test_every_setting_that_differs_is_named_as_the_command_line_writes_it(run: Runner, finished: Finished) -> None:
+    with pytest.raises(SettingError) as refused:
+        run("experiment=dropout_as_run", f"run_dir={finished[0]}", "threads=null", "optimizer.fused=false", "seed=3")
+    assert str(refused.value) == (
+        f"run_dir={finished[0]}: was run with data.seed=0 (not 3), optimizer.fused=true (not false), seed=0 (not 3), "
+        "threads=1 (not null): keep that, or give another run_dir"
+    )
+
+
+def test_a_relative_data_root_is_recorded_as_an_absolute_one(
+    run: Runner, tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_root.parent)
+    run_dir, _ = run(f"data.root={tiny_root.name}", "trainer.max_epochs=1")
+    assert OmegaConf.load(run_dir / "config.yaml").data.root == str(tiny_root)
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_what_was_written(run: Runner, tmp_path: Path) -> None:
@@ -167,6 +184,36 @@ def test_a_damaged_checkpoint_is_refused_and_kept(run: Runner, tmp_path: Path) -
     with pytest.raises(SettingError, match=r"run_dir=.*last\.ckpt: is damaged"):
         run(f"run_dir={run_dir}")
     assert last.stat().st_size == 1000
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))
+
+
+def test_a_strangers_checkpoint_is_not_resumed(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_dir, _ = run("trainer.max_epochs=1")
+    other_dir, _ = run("trainer.max_epochs=1", "model.hidden=[5]", "optimizer.lr=0.1")
+    last = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    other = torch.load(other_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    settings = content["hyper_parameters"]
+    target = {"_target_": "pathlib.Path.touch", "self": "executed"}
+    for stranger, problem in (
+        (Payload(), "is damaged, or holds more than tensors and plain values"),
+        ({**content, "callbacks": Payload()}, "is damaged, or holds more than tensors and plain values"),
+        (other, "is of a run with another model.hidden, optimizer.lr: restore this run's"),
+        ({**content, "hyper_parameters": {**settings, "model": target}}, "is of a run with another model._target_"),
+        ({**content, "state_dict": other["state_dict"]}, "holds the weights of another backbone"),
+        ({**content, "state_dict": {"backbone": "x"}}, "holds the weights of another backbone"),
+    ):
+        torch.save(stranger, last)
+        before = last.read_bytes()
+        with pytest.raises(SettingError, match=rf"run_dir=.*last\.ckpt: {problem}"):
+            run(f"run_dir={run_dir}", "trainer.max_epochs=2")
+        assert last.read_bytes() == before
+    assert not (tmp_path / "executed").exists()
 
 
 EXPERIMENTS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,157 @@
+"""`mnist-rerun RUN_DIR`: repeats a run from its own record and says whether it came out bit for bit the same."""
+
+import argparse
+import csv
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mnist_mlp.rundir import COLUMNS, other_settings, read_record
+from mnist_mlp.settings import SettingError, check, flatten, load_yaml, one_sentence, spelled
+from mnist_mlp.signals import InterruptionError
+from mnist_mlp.train import train
+
+# What an epoch must repeat, causes first: a changed rate is named as such, not by the loss that it led to.
+REPEATED = ("lr", *(column for column in COLUMNS if column not in ("epoch", "lr", "seconds")))
+RESULTS = ("epochs", "best", "weights_sha256", "test")
+CIRCUMSTANCES = ("data_sha256", "versions", "device", "threads", "git")
+
+
+def main() -> None:
+    """Runs `mnist-rerun`. Exit status: 0 where the rerun is identical; 1 where it is not, or could not be made."""
+    parser = argparse.ArgumentParser(
+        prog="mnist-rerun",
+        description="Repeats the run in RUN_DIR from its config.yaml, in a directory of its own, and compares the two.",
+    )
+    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="with config.yaml, run.json and metrics.csv")
+    parser.add_argument(
+        "overrides", metavar="SETTING=VALUE", nargs="*", help="change a recorded setting, to see what that changes"
+    )
+    parser.add_argument("--epochs", metavar="N", type=int, help="repeat and compare the first N epochs only")
+    parser.add_argument(
+        "--run-dir", metavar="PATH", type=Path, help="of the rerun (default: under logs/runs, named for RUN_DIR)"
+    )
+    arguments = parser.parse_intermixed_args()
+    sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with one_sentence():
+        place = arguments.run_dir or default_place(arguments.run)
+        try:
+            identical, lines = rerun(arguments.run, place, arguments.epochs, arguments.overrides)
+        except InterruptionError as error:
+            print(f"{place}: {error}; the same command with --run-dir {place} continues it", file=sys.stderr)
+            sys.exit(error.exit_status)
+    print("\n".join(lines))
+    sys.exit(0 if identical else 1)
+
+
+def default_place(run: Path) -> Path:
+    """Where `mnist-train` puts runs, also for a run out of a sweep: a rerun is no part of that sweep."""
+    return Path("logs") / "runs" / f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}_rerun_of_{run.resolve().name}"
+
+
+def rerun(
+    run: Path, place: Path, epochs: int | None = None, overrides: list[str] | None = None
+) -> tuple[bool, list[str]]:
+    """Repeats a run as `train` would, and compares.
+
+    Args:
+        run: the run's directory, of which only config.yaml, run.json and metrics.csv are needed; it is not written to.
+        place: the rerun's directory. One that holds an unfinished rerun is continued.
+        epochs: how many to repeat; None for all that are complete.
+        overrides: recorded settings to change, each alone: what was computed from one, such as `data.seed` from `seed`,
+            stays.
+
+    Returns:
+        Whether everything compared is the same, and the lines that say so: first what was compared or the first
+        difference, then what differs in settings, versions, device, threads, commit and uncommitted changes.
+
+    Raises:
+        SettingError: there is no such run, no such epoch or no such setting, or the rerun could not be made.
+        InterruptionError: a signal asked the rerun to stop.
+    """
+    if place.resolve().is_relative_to(run.resolve()):
+        raise SettingError("--run-dir", place, f"must lie outside {run}, which is only read")
+    config, record, rows = load_yaml(run / "config.yaml", "RUN_DIR"), read_record(run), _read_rows(run)
+    check(config)
+    if not rows:
+        raise SettingError("RUN_DIR", run, "has no complete epoch to compare with")
+    if epochs is not None and not 1 <= epochs <= len(rows):
+        raise SettingError("--epochs", epochs, f"must lie between 1 and {len(rows)}, the epochs of {run}")
+    whole = record.get("status") == "completed" and epochs in (None, len(rows))
+    if not whole:
+        # Nothing else changes with it: what was computed from the number of epochs is in config.yaml as a number.
+        config.trainer.max_epochs = epochs or len(rows)
+    changed = OmegaConf.from_dotlist(overrides or [])
+    for setting, value in flatten(changed).items():
+        if setting not in flatten(config):
+            raise SettingError(setting, value, f"there is no setting {setting} in {run / 'config.yaml'}")
+    config.merge_with(changed)
+    config.run_dir = str(place)
+
+    again = train(config)
+    difference = _first_difference(rows[:epochs], _read_rows(place))
+    if whole and difference is None:
+        difference = next(_differences(record, again, RESULTS), None)
+    count = len(rows[:epochs])
+    compared = f"the first {count} epochs" if count > 1 else "the first epoch"
+    if whole:
+        compared = f"every epoch ({count}), the best one, the weights and the test results"
+    lines = [f"identical: {compared}" if difference is None else f"different: {difference}"]
+    lines += [f"  the rerun is in {place}"]
+    lines += [
+        f"  {name}: {spelled(before)}, now {spelled(now)}" for name, (before, now) in _settings(run, place, whole)
+    ]
+    lines += [f"  {line}" for line in _differences(record, again, CIRCUMSTANCES)]
+    lines += _uncommitted(run, place, record)
+    return difference is None, list(dict.fromkeys(lines))  # `threads` is a setting and a circumstance
+
+
+def _read_rows(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv as text, which is the same where the bits are."""
+    path = run / "metrics.csv"
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
+def _first_difference(before: list[dict[str, str]], now: list[dict[str, str]]) -> str | None:
+    for one, other in zip(before, now, strict=False):
+        for column in REPEATED:
+            if one.get(column) != other.get(column):
+                return f"in epoch {one.get('epoch')}, {column} was {one.get(column)}, now {other.get(column)}"
+    return None if len(before) == len(now) else f"{len(before)} epochs, now {len(now)}"
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], keys: tuple[str, ...]) -> Iterator[str]:
+    """One line for each value under `keys` that both have and that is not the same."""
+    now = flatten(now)
+    for name, value in flatten(before).items():
+        if name.partition(".")[0] in keys and name in now and value != now[name]:
+            yield f"{name}: {spelled(value)}, now {spelled(now[name])}"
+
+
+def _settings(run: Path, place: Path, whole: bool) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The settings that differ from those that Hydra noted, if it did: config.yaml may have been edited since."""
+    noted = run / ".hydra" / "config.yaml"
+    before = load_yaml(noted if noted.exists() else run / "config.yaml", "RUN_DIR")
+    for name, values in other_settings(before, load_yaml(place / "config.yaml", "--run-dir")).items():
+        if whole or name != "trainer.max_epochs":
+            yield name, values
+
+
+def _uncommitted(run: Path, place: Path, record: dict[str, Any]) -> list[str]:
+    """What to say of changes that no commit holds."""
+    before, now = ((path / "uncommitted.diff") for path in (run, place))
+    if record.get("git", {}).get("dirty") and not before.exists():
+        return ["  the run had uncommitted changes, and its uncommitted.diff is not there"]
+    texts = [path.read_bytes() if path.exists() else b"" for path in (before, now)]
+    return [] if texts[0] == texts[1] else [f"  uncommitted changes: compare {before} with {now}"]
+
+
+if __name__ == "__main__":
+    main()

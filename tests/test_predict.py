@@ -1,0 +1,244 @@
+import gzip
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import PACKAGE_FILES, Command, Runner
+from PIL import Image
+
+from mnist_mlp.evaluate import load_classifier
+from mnist_mlp.predict import mnist_form, predict, read_ink
+from mnist_mlp.settings import SettingError, compose_config
+from mnist_mlp.train import train
+
+Finished = tuple[Path, dict[str, Any]]
+COUNT = 60
+# The last images of the validation set, which the tiny runs of conftest.py do not validate with.
+DIGITS = np.frombuffer(gzip.decompress((PACKAGE_FILES / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+DIGITS = DIGITS.reshape(-1, 28, 28)[-COUNT:]
+
+
+def pasted(digit: Image.Image) -> Image.Image:
+    """Nine times as large and far from the centre: light on dark, 500x400."""
+    page = Image.new("L", (500, 400))
+    page.paste(digit.resize((252, 252), Image.Resampling.BICUBIC), (230, 11))
+    return page
+
+
+def drawn(digit: Image.Image, ink: tuple[int, ...], paper: tuple[int, ...]) -> Image.Image:
+    mask = pasted(digit)
+    return Image.composite(Image.new("RGB", mask.size, ink), Image.new("RGB", mask.size, paper), mask)
+
+
+def on_nothing(digit: Image.Image, ink: int) -> Image.Image:
+    mask = pasted(digit)
+    page = Image.new("LA", mask.size, (ink, 0))
+    page.putalpha(mask)
+    return page
+
+
+def photographed(digit: Image.Image) -> Image.Image:
+    page = np.asarray(drawn(digit, (40, 50, 90), (205, 200, 190)), dtype=float)
+    light = np.linspace(-20, 20, page.shape[1])[:, None]
+    noise = np.random.default_rng(0).normal(0, 5, page.shape)
+    return Image.fromarray((page + light + noise).clip(0, 255).astype(np.uint8))
+
+
+def turned(digit: Image.Image) -> Image.Image:
+    page = pasted(digit).rotate(90, expand=True)
+    page.getexif()[0x0112] = 6  # Exif's Orientation: to be turned clockwise by 90 degrees
+    return page
+
+
+FORMS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "as it is": lambda digit: digit,
+    "dark on light": lambda digit: digit.point(lambda value: 255 - value),
+    "black and white": lambda digit: pasted(digit).point(lambda value: 255 * (value > 127)).convert("1"),
+    "enlarged, off centre": pasted,
+    "cut to its ink": lambda digit: pasted(digit).crop(pasted(digit).getbbox()),
+    "blue on yellow": lambda digit: drawn(digit, (30, 60, 200), (250, 240, 110)),
+    "red on a green as light": lambda digit: drawn(digit, (200, 0, 0), (0, 102, 0)),
+    "palette": lambda digit: drawn(digit, (30, 60, 200), (250, 240, 110)).quantize(8),
+    "black on transparent": lambda digit: on_nothing(digit, 0),
+    "white on transparent": lambda digit: on_nothing(digit, 255),
+    "16 bits": lambda digit: Image.fromarray(np.asarray(pasted(digit)).astype(np.uint16) * 257),
+    "a photograph": photographed,
+    "turned by the camera": turned,
+}
+
+
+NO_JPEG = {
+    (form, "jpg") for form in ("black and white", "palette", "black on transparent", "white on transparent", "16 bits")
+}
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of two epochs on the real images: a network that is mostly right has firm opinions."""
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    train(compose_config(["trainer.max_epochs=2", f"run_dir={run_dir}"]))
+    return run_dir / "checkpoints" / "best.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix"), [(form, suffix) for form in FORMS for suffix in ("png", "jpg") if (form, suffix) not in NO_JPEG]
+)
+def test_a_digit_is_the_same_in_every_form(trained: Path, tmp_path: Path, form: str, suffix: str) -> None:
+    direct = np.argmax(predict(trained, list(DIGITS.astype(np.float32))), axis=1)
+    images = []
+    for number, digit in enumerate(DIGITS):
+        image = FORMS[form](Image.fromarray(digit))
+        if suffix == "jpg":
+            image.save(tmp_path / f"{number}.jpg", quality=90, exif=image.getexif())
+        else:
+            image.save(tmp_path / f"{number}.png", exif=image.getexif())
+        images.append(mnist_form(read_ink(tmp_path / f"{number}.{suffix}")))
+    assert np.abs(np.stack(images) - DIGITS).mean() < 15  # of 255; another digit is 40 away
+    assert (np.argmax(predict(trained, images), axis=1) == direct).mean() > 0.94
+
+
+def test_a_digit_of_mnist_comes_out_as_it_is() -> None:
+    formed = np.stack([mnist_form(digit.astype(np.float32)) for digit in DIGITS])
+    assert np.abs(formed - DIGITS).mean() < 0.5
+    assert (formed == DIGITS).all(axis=(1, 2)).mean() > 0.7  # the others lose a faint pixel at the box's edge
+
+
+def test_a_bar_fills_the_box_and_is_centred() -> None:
+    ink = np.zeros((300, 200), dtype=np.float32)
+    ink[30:130, 20:70] = 255  # 100 high and 50 wide: becomes 20 by 10
+    expected = np.zeros((28, 28), dtype=np.float32)
+    expected[4:24, 10:20] = 255  # its centre of mass is the corner of four pixels, of which one is 14
+    found = mnist_form(ink)
+    rows, columns = np.nonzero(found)
+    assert (rows.min(), rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (4, 20, 10)
+    assert np.array_equal(found, expected) or np.array_equal(found, np.roll(expected, -1, axis=1))
+
+
+def test_the_mean_and_std_are_those_of_the_run(run: Runner) -> None:
+    for overrides, mean in ((["data.mean=0.3", "data.std=0.4"], 0.3), (["data.mean=null", "data.std=null"], None)):
+        run_dir, _ = run("trainer.max_epochs=1", *overrides)
+        checkpoint = run_dir / "checkpoints" / "best.ckpt"
+        data = torch.load(checkpoint, weights_only=True)["MNISTDataModule"]
+        assert mean is None or data == {"mean": 0.3, "std": 0.4}
+        pixels = torch.from_numpy(DIGITS.copy()).unsqueeze(1) / 255
+        with torch.no_grad():
+            expected = load_classifier(checkpoint)((pixels - data["mean"]) / data["std"]).softmax(dim=1)
+        torch.testing.assert_close(torch.tensor(predict(checkpoint, list(DIGITS.astype(np.float32)))), expected)
+
+
+def test_a_checkpoint_without_its_mean_is_one_sentence(finished: Finished, tmp_path: Path) -> None:
+    content = torch.load(finished[0] / "checkpoints" / "best.ckpt", weights_only=True)
+    content["hyper_parameters"]["data"]["mean"] = None
+    content["MNISTDataModule"] = {"mean": "0", "std": 1.0}
+    torch.save(content, tmp_path / "c.ckpt")
+    with pytest.raises(SettingError, match="does not say which mean and std"):
+        predict(tmp_path / "c.ckpt", [DIGITS[0].astype(np.float32)])
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))
+
+
+def test_nothing_in_a_checkpoint_is_executed(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(finished[0] / "checkpoints" / "best.ckpt", weights_only=True)
+    settings = content["hyper_parameters"]
+    strangers = {
+        "is damaged, or holds more than tensors and plain values: give a checkpoint of mnist-train": Payload(),
+        "is of os.system: give that backbone's file with --model": {
+            **content,
+            "hyper_parameters": {**settings, "model": {"_target_": "os.system", "command": "touch executed"}},
+        },
+        "holds the weights of another backbone": {
+            **content,
+            "hyper_parameters": {**settings, "model": {**settings["model"], "hidden": [5]}},
+        },
+    }
+    for problem, stranger in strangers.items():
+        torch.save(stranger, tmp_path / "c.ckpt")
+        with pytest.raises(SettingError, match=f"CHECKPOINT=c.ckpt: {problem}"):
+            predict(Path("c.ckpt"), [DIGITS[0].astype(np.float32)])
+    assert not (tmp_path / "executed").exists()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, *chunks: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def test_hostile_images_are_one_sentence_each_and_do_not_stop_the_others(
+    command: Command, finished: Finished, tmp_path: Path
+) -> None:
+    good = tmp_path / "good.png"
+    Image.fromarray(DIGITS[0]).save(good)
+    damaged = "cannot be read as PNG or JPEG: it is damaged or something else"
+    too_large = "has more than 50,000,000 pixels: make it smaller"
+    blank = "has no digit on it: nothing stands out from its background"
+    zeros = zlib.compress(bytes(10**8))  # 100 MB in 97 kB
+    hostile = {
+        "empty.png": (b"", damaged),
+        "text.png": (b"seven", damaged),
+        "cut.png": (good.read_bytes()[:-40], damaged),
+        "noise.jpg": (b"\xff\xd8\xff" + bytes(range(256)) * 9, damaged),
+        "bomb.png": (png(60_000, 60_000, chunk(b"IDAT", zeros)), too_large),
+        "large.png": (png(10_000, 9_000, chunk(b"IDAT", zeros)), too_large),  # Pillow only warns of this one
+        "text_bomb.png": (
+            png(28, 28, chunk(b"zTXt", b"k\0\0" + zeros), chunk(b"IDAT", zlib.compress(bytes(812)))),
+            None,
+        ),
+        "blank.png": (png(28, 28, chunk(b"IDAT", zlib.compress(bytes(29 * 28)))), blank),
+        "drawing.svg": (b"<svg/>", damaged),
+        "gif.png": (b"GIF89a\x01\0\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;", damaged),
+    }
+    for name, (content, _) in hostile.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    expected = {name: problem for name, (_, problem) in hostile.items()}
+    expected |= {"directory": "is not a file", "pipe": "is not a file", "missing.png": "there is no such file"}
+    checkpoint = str(finished[0] / "checkpoints" / "best.ckpt")
+    done = command("mnist-predict", checkpoint, *expected, "good.png", "--json")
+    assert done.returncode == 1
+    (result,) = json.loads(done.stdout)
+    assert result["image"] == "good.png"
+    assert result["digit"] == np.argmax(result["probabilities"])
+    assert sum(result["probabilities"]) == pytest.approx(1, abs=1e-6)
+    said = dict(line.removeprefix("IMAGE=").split(": ", 1) for line in done.stderr.splitlines())
+    assert said.keys() == expected.keys()
+    for name, problem in expected.items():
+        assert said[name] == problem or (problem is None and said[name] in (damaged, blank))
+
+
+def test_the_command_prints_digit_and_probabilities(command: Command, finished: Finished, tmp_path: Path) -> None:
+    Image.fromarray(DIGITS[0]).save(tmp_path / "a.png")
+    checkpoint = str(finished[0] / "checkpoints" / "best.ckpt")
+    done = command("mnist-predict", checkpoint, "a.png")
+    (probabilities,) = predict(Path(checkpoint), [DIGITS[0].astype(np.float32)])
+    ((first, second, third), *_) = (np.argsort(probabilities)[::-1][:3],)
+    shown = [f"{digit} ({probabilities[digit]:.1%})" for digit in (first, second, third)]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"a.png: {shown[0]}; {shown[1]}, {shown[2]}\n"
+    refused = command("mnist-predict", "nowhere.ckpt", "a.png")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "CHECKPOINT=nowhere.ckpt: cannot be read (No such file or directory)\n"
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys, mnist_mlp.predict; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
