@@ -1,4 +1,4 @@
-"""The derivation of a value and its gradients, step by step, as text, Markdown and LaTeX.
+"""The derivation of a value and its gradients, step by step, as text, Markdown and LaTeX; and the graph in DOT.
 
 Numbers are rounded to six significant digits.
 """
@@ -322,3 +322,25 @@ def latex(sections: list[Section], proof: str) -> str:
         blocks.append(f"\\section*{{{section.title}}}\n\\begin{{align*}}\n{equations}\n\\end{{align*}}")
     head = "\\documentclass{article}\n\\usepackage{amsmath}\n\\allowdisplaybreaks\n\\begin{document}\n"
     return head + "\n\n".join([*blocks, proof]) + "\n\\end{document}\n"
+
+
+def dot(passes: Passes) -> str:
+    """The graph in Graphviz's language, values and gradients included."""
+    derivation = Derivation(passes, Text())
+    number = derivation.style.number
+
+    def statements() -> Iterator[str]:
+        for index, node in enumerate(passes.graph.nodes):
+            name, gradient = derivation.names[index], passes.gradients[index]
+            lines = [f"{name} = {derivation.formula(index)}"] if node.operands else []
+            lines += [name if node.operation == "constant" else f"{name} = {number(passes.values[index])}"]
+            if gradient is not None and node.operation != "constant":
+                lines.append(f"∂{derivation.names[passes.graph.output]}/∂{name} = {number(gradient)}")
+            text = r"\n".join(lines)
+            yield f'  n{index} [label="{text}", shape={"box" if node.operands else "ellipse"}];'
+            for slot, operand in enumerate(node.operands):
+                slope = passes.slopes[index][slot]
+                passed = f' [label="{number((passes.gradients[index] or 0.0) * slope)}"]' if slope is not None else ""
+                yield f"  n{operand} -> n{index}{passed};"
+
+    return "\n".join(["digraph backprop {", "  rankdir=LR;", *statements(), "}"]) + "\n"

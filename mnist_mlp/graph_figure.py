@@ -1,4 +1,4 @@
-"""Draws a computational graph, frame by frame: values forward, then gradients backward on the edges. And as DOT.
+"""Draws a computational graph, frame by frame: values forward, then gradients backward on the edges.
 
 The layout is the usual one of layered drawings (Sugiyama, Tagawa and Toda, 1981): a node stands right of everything it
 is computed from, long edges pass through places of their own in the layers between, the order within a layer follows
@@ -6,7 +6,6 @@ the neighbours' mean so that few edges cross, and nothing about it depends on ch
 """
 
 import io
-from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from statistics import mean
@@ -24,7 +23,6 @@ from matplotlib.textpath import TextPath
 from mnist_mlp.derivation import Derivation, Text
 from mnist_mlp.passes import Passes
 
-MAX_NODES = 60  # more cannot be read
 FORWARD, BACKWARD, PLAIN, FAINT = "#1a4f9c", "#b3261e", "#222222", "#a8a8a8"
 SYMBOLS = {"+": "+", "-": "−", "*": "×", "/": "÷", "**": "pow", "neg": "−"}
 SIZE, LINE, PADDING = 11, 0.23, 0.1  # font size in points, height of a line of text, space around text
@@ -125,7 +123,7 @@ class Layout:
         ]
         self._layers()
         self._order()
-        for stretch in (1.0, 1.25, 1.5, 2.0):  # longer edges, until their labels find room
+        for stretch in (1.0, 1.25, 1.5):  # longer edges, until their labels find room
             self._place(stretch)
             if self._label():
                 break
@@ -231,7 +229,7 @@ class Layout:
         lefts, rights = list[float](), list[float]()
         for depth, layer in enumerate(self.layers):
             texts = [self.edge_text(u, s) for o, u, s in self.edges if self.depth[o] < depth <= self.depth[u]]
-            gap = stretch * (0.5 + max(map(_text_width, texts), default=0.0))
+            gap = stretch * (0.7 + max(map(_text_width, texts), default=0.0))
             lefts.append(rights[-1] + gap if rights else MARGIN)
             rights.append(lefts[-1] + max((widths[stop] for stop in layer if stop < len(widths)), default=0.0))
         self.width = max(rights[-1], MARGIN + _text_width(LEGEND)) + MARGIN
@@ -410,25 +408,3 @@ def _save(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     with rc_context({"svg.hashsalt": "mnist-mlp"}):
         figure.savefig(target, format=kind, metadata=metadata)
     return target.getvalue()
-
-
-def dot(passes: Passes) -> str:
-    """The graph in Graphviz's language, values and gradients included."""
-    derivation = Derivation(passes, Text())
-    number = derivation.style.number
-
-    def statements() -> Iterator[str]:
-        for index, node in enumerate(passes.graph.nodes):
-            name, gradient = derivation.names[index], passes.gradients[index]
-            lines = [f"{name} = {derivation.formula(index)}"] if node.operands else []
-            lines += [name if node.operation == "constant" else f"{name} = {number(passes.values[index])}"]
-            if gradient is not None and node.operation != "constant":
-                lines.append(f"∂{derivation.names[passes.graph.output]}/∂{name} = {number(gradient)}")
-            text = r"\n".join(lines)
-            yield f'  n{index} [label="{text}", shape={"box" if node.operands else "ellipse"}];'
-            for slot, operand in enumerate(node.operands):
-                slope = passes.slopes[index][slot]
-                passed = f' [label="{number((passes.gradients[index] or 0.0) * slope)}"]' if slope is not None else ""
-                yield f"  n{operand} -> n{index}{passed};"
-
-    return "\n".join(["digraph backprop {", "  rankdir=LR;", *statements(), "}"]) + "\n"
