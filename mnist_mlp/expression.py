@@ -96,10 +96,9 @@ class _Parser:
             if not target and number < len(statements):
                 self._fail(statement[0].place, "a statement before the last must be named: name = ...")
             if target and target.text in self.names:
-                used = self.nodes[self.names[target.text]].operation == "input"
-                self._fail(
-                    target.place, f"{target.text} is " + ("used before it is defined" if used else "defined twice")
-                )
+                first = self.nodes[self.names[target.text]]
+                used = first.operation == "input" and first.name == target.text
+                self._fail(target.place, f"{target.text} is {'used before it is defined' if used else 'defined twice'}")
             if target:
                 self.names[target.text] = output
                 if not self.nodes[output].name:  # else it is a second name of a node that has one

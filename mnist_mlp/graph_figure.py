@@ -2,12 +2,13 @@
 
 The layout is the usual one of layered drawings (Sugiyama, Tagawa and Toda, 1981): a node stands right of everything it
 is computed from, long edges pass through places of their own in the layers between, the order within a layer follows
-the neighbours' mean so that few edges cross, and nothing about it depends on chance. Lengths are in inches.
+the neighbours' mean so that few edges cross, and the same graph is always drawn the same. Lengths are in inches.
 """
 
 import io
 from functools import cache
 from itertools import pairwise
+from random import Random
 from statistics import mean
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ SEPARATION = 0.2  # between the boxes of a layer
 MARGIN, TITLE = 0.3, 0.5
 LEGEND = "On an edge: the gradient that arrives · the local derivative = what is passed on"
 DPI, WIDEST = 120, 12000  # pixels
+STARTS = 10  # orders from which the search for one with few crossings begins
 
 Point = tuple[float, float]
 Edge = tuple[int, int]  # (the node that uses another, which operand that is)
@@ -187,20 +189,26 @@ class Layout:
             self.right[left].append(right)
             self.left[right].append(left)
         best, fewest = [list(layer) for layer in self.layers], self._crossings(links)
-        for sweep in range(12):
-            side = self.right if sweep % 2 else self.left
-            for layer in self.layers[::-1] if sweep % 2 else self.layers:
-                rank = {stop: number for stops in self.layers for number, stop in enumerate(stops)}
-                means = {stop: mean(rank[near] for near in side[stop] or [stop]) for stop in layer}
-                layer.sort(key=means.__getitem__)
-            if (crossings := self._crossings(links)) < fewest:
-                best, fewest = [list(layer) for layer in self.layers], crossings
+        for start in range(STARTS):
+            for sweep in range(12):
+                side = self.right if sweep % 2 else self.left
+                for layer in self.layers[::-1] if sweep % 2 else self.layers:
+                    rank = {stop: number for stops in self.layers for number, stop in enumerate(stops)}
+                    means = {stop: mean(rank[near] for near in side[stop] or [stop]) for stop in layer}
+                    layer.sort(key=means.__getitem__)
+                if (crossings := self._crossings(links)) < fewest:
+                    best, fewest = [list(layer) for layer in self.layers], crossings
+            if not fewest:
+                break
+            for layer in self.layers:  # from elsewhere, the same elsewhere each time
+                Random(start).shuffle(layer)
         self.layers = best
 
     def _crossings(self, links: list[tuple[int, int]]) -> int:
         rank = {stop: number for layer in self.layers for number, stop in enumerate(layer)}
-        ends = [(self.depth[left], rank[left], rank[right]) for left, right in links]
-        return sum(p[0] == q[0] and (p[1] - q[1]) * (p[2] - q[2]) < 0 for i, p in enumerate(ends) for q in ends[:i])
+        ends = np.array([(self.depth[left], rank[left], rank[right]) for left, right in links] or [(0, 0, 0)])
+        depth, left, right = (column[:, None] - column for column in ends.T)
+        return int(((depth == 0) & (left * right < 0)).sum()) // 2
 
     def _place(self, stretch: float) -> None:
         widths = [max(map(_text_width, lines)) + 2 * PADDING for lines in self.texts]

@@ -138,7 +138,7 @@ def table(seen: View) -> str:
     for digit, (probability, slope) in enumerate(zip(seen.probabilities.tolist(), seen.by_hand.tolist(), strict=True)):
         logits.append([str(digit), f"{probability:.6f}", str(int(digit == seen.label)), f"{slope:.6f}"])
     parts = [
-        f"{seen.title}: a {seen.label}, loss {seen.loss:.6g}",
+        f"{seen.title}: the digit {seen.label}, loss {seen.loss:.6g}",
         _aligned(rows),
         "∂loss/∂logits = softmax - onehot",  # as code would have it
         _aligned(logits),
@@ -163,7 +163,7 @@ def draw(seen: View) -> Figure:
     """The image, the norms layer by layer, the dead ReLUs, and ∂loss/∂logits."""
     figure = Figure(figsize=(15, 2.2 + 0.32 * max(len(seen.layers), 10)), dpi=110, layout="constrained")
     picture, activations, gradients, dead, logits = figure.subplots(1, 5, width_ratios=[2, 2.4, 2.4, 1.6, 2.4])
-    figure.suptitle(f"{seen.title}: a {seen.label}, loss {seen.loss:.4g}")
+    figure.suptitle(f"{seen.title}: the digit {seen.label}, loss {seen.loss:.4g}")
     picture.imshow(seen.image.numpy(), cmap="gray_r")
     picture.set(title="the image", xticks=[], yticks=[])
     names = [layer.name for layer in seen.layers]
@@ -184,7 +184,8 @@ def draw(seen: View) -> Figure:
     digits = range(len(seen.by_hand))
     bars = logits.barh(digits, seen.by_hand.numpy(), color=BACKWARD)
     logits.bar_label(bars, [f"{slope:+.3f}" for slope in seen.by_hand.tolist()], padding=3, fontsize=9)
-    logits.margins(x=0.25)
+    logits.margins(x=0.4)
+    logits.tick_params(length=0)
     logits.axvline(0, color="black", linewidth=0.8)
     logits.set(title="∂loss/∂logits = softmax − onehot", yticks=digits, xticks=[])
     logits.invert_yaxis()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from mnist_mlp.expression import ExpressionError, Graph, Node
+from mnist_mlp.expression import FUNCTIONS, ExpressionError, Graph, Node
 from mnist_mlp.settings import SettingError
 
 TOLERANCE = 1e-9  # of the comparison with autograd, relative to the terms that a number is the sum of
@@ -133,12 +133,12 @@ def _inputs(graph: Graph, given: Mapping[str, Any]) -> dict[str, float]:
 
 def describe(node: Node, graph: Graph) -> str:
     """A node as the sentences of errors name it, such as `v1 = a / b`."""
-    names = [graph.nodes[operand].name for operand in node.operands]
-    operands = [f"({name})" if name.startswith("-") else name for name in names]
+    operands = [graph.nodes[operand].name for operand in node.operands]
+    if node.operation in FUNCTIONS:
+        return f"{node.name} = {node.operation}({', '.join(operands)})"
+    operands = [f"({operand})" if operand.startswith("-") else operand for operand in operands]
     if node.operation == "neg":
         return f"{node.name} = -{operands[0]}"
-    if node.operation.isalpha():
-        return f"{node.name} = {node.operation}({', '.join(operands)})"
     return f"{node.name} = {f' {node.operation} '.join(operands)}"
 
 
@@ -198,8 +198,10 @@ def _backward(graph: Graph, values: list[float]) -> Passes:
             except (ZeroDivisionError, OverflowError, ValueError):
                 slope = total = math.nan
             if not math.isfinite(total):
-                what = "has no finite slope" if not math.isfinite(slope) else "passes on a gradient that overflows"
-                problem = f"{describe(node, graph)} {what} by {nodes[operand].name}{_at(node, graph, values)}"
+                name = nodes[operand].name
+                bounded = math.isfinite(slope)
+                what = f"makes the gradient of {name} overflow" if bounded else f"has no finite slope by {name}"
+                problem = f"{describe(node, graph)} {what}{_at(node, graph, values)}"
                 raise ExpressionError(graph.text, node.place, problem)
             own[slot], gradients[operand] = slope, total
             magnitudes[operand] += magnitudes[index] * abs(slope)
