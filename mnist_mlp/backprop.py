@@ -86,8 +86,6 @@ def backprop(config: DictConfig) -> dict[str, float]:
     if config.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported, which is below
     shown = _expression(config) if config.get("network") is None else _network(config)
-    if config.print not in shown.printed:
-        raise SettingError("print", config.print, f"must be one of {', '.join(shown.printed)} for a network")
     directory = Path(config.run_dir)
     make_directory(directory)
     try:
@@ -163,9 +161,11 @@ def _expression(config: DictConfig) -> Shown:
 def _network(config: DictConfig) -> Shown:
     from mnist_mlp.network_view import draw, table, view
 
+    if config.print not in ("terminal", "markdown"):
+        raise SettingError("print", config.print, "must be terminal or markdown for a network")
     layers = view(config)
     text = table(layers)
-    shown = Shown({"loss": layers.loss}, dict.fromkeys(("terminal", "markdown"), text), {}, [], [])
+    shown = Shown({"loss": layers.loss}, {config.print: text}, {}, [], [])
     shown.files["network.md"] = (text + "\n").encode()
     if config.draw:
         from mnist_mlp.graph_figure import png, svg
