@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,26 +89,31 @@ def backprop(config: DictConfig) -> dict[str, float]:
     shown = _expression(config) if config.get("network") is None else _network(config)
     directory = Path(config.run_dir)
     make_directory(directory)
+    print(shown.text, flush=True)  # first: many pictures take a while
+    pictures = shown.draw() if config.draw else {}
+    files = {name: text.encode() for name, text in shown.files.items()} | pictures
     try:
-        _write(directory, shown)
+        for kind in ("frames/frame_*", "graph.*", "network.*", "derivation.*"):
+            for stale in directory.glob(kind):
+                stale.unlink()  # of what this directory showed before
+        for name, content in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            durable_write(directory / name, content)
         if config.tensorboard:
-            _write_tensorboard(directory / "tensorboard", shown.pictures)
+            _write_tensorboard(directory / "tensorboard", pictures)
     except OSError as error:
         raise SettingError("run_dir", directory, f"cannot be written ({error.strerror})") from error
-    print(shown.printed[config.print])
-    for line in [*shown.remarks, f"{len(shown.files)} files in {os.path.relpath(directory)}"]:
-        print(line, file=sys.stderr)
+    print(f"{len(files)} files in {os.path.relpath(directory)}", file=sys.stderr)
     return shown.result
 
 
 class Shown(NamedTuple):
-    """What there is to show: by what `print` can say, by file name, and the PNG pictures in their order."""
+    """What there is to show: what `print` asks for, the files of text, and what makes those of the pictures."""
 
     result: dict[str, float]
-    printed: dict[str, str]
-    files: dict[str, bytes]
-    pictures: list[bytes]
-    remarks: list[str]
+    text: str
+    files: dict[str, str]
+    draw: Callable[[], dict[str, bytes]]
 
 
 def _expression(config: DictConfig) -> Shown:
@@ -121,78 +127,62 @@ def _expression(config: DictConfig) -> Shown:
         f"largest difference {difference:.2g}, allowed {TOLERANCE:g} relative to the terms summed up."
     )
     sections = Derivation(passes, Text()).sections()
-    document = markdown(passes, sections, proof)
     files = {
-        "derivation.md": document,
+        "derivation.md": markdown(passes, sections, proof),
         "derivation.tex": latex(Derivation(passes, Latex()).sections(), proof),
         "graph.dot": dot(passes),
     }
-    printed = {
-        "terminal": f"{terminal(sections)}\n\n{proof}",
-        "markdown": document.rstrip(),
-        "latex": files["derivation.tex"].rstrip(),
-        "dot": files["graph.dot"].rstrip(),
-    }
-    shown = Shown(
-        {passes.graph.nodes[index].name: passes.gradients[index] or 0.0 for index in passes.inputs()},
-        printed,
-        {name: text.encode() for name, text in files.items()},
-        [],
-        [],
-    )
-    if len(passes.values) > MAX_NODES:
-        printed["terminal"] = f"{terminal(sections[-1:])}\n\n{proof}"
-        shown.remarks.append(
-            f"{len(passes.values):,} nodes are more than {MAX_NODES}: not drawn, and only the gradients printed; "
-            "derivation.md has every step"
-        )
-    elif config.draw:
+    large = len(passes.values) > MAX_NODES
+    if config.print == "terminal":
+        text = f"{terminal(sections[-1:] if large else sections)}\n\n{proof}"
+    else:
+        text = files[
+            {"markdown": "derivation.md", "latex": "derivation.tex", "dot": "graph.dot"}[config.print]
+        ].rstrip()
+
+    def pictures() -> dict[str, bytes]:
+        if large:
+            limit = f"{len(passes.values):,} nodes are more than {MAX_NODES}"
+            print(f"{limit}: not drawn; derivation.md has every step", file=sys.stderr)
+            return {}
         from mnist_mlp.graph_figure import Layout, draw, final, frames, png, svg
 
-        layout = Layout(passes)
+        layout, result = Layout(passes), dict[str, bytes]()
         for number, frame in enumerate([*frames(passes), final(passes)], 1):
-            name = f"frames/frame_{number:02}" if frame.new else "graph"
+            name = f"frames/frame_{number:03}" if frame.new else "graph"
             figure = draw(layout, frame)
-            shown.pictures.append(png(figure))
-            shown.files.update({f"{name}.png": shown.pictures[-1], f"{name}.svg": svg(figure)})
-    return shown
+            result |= {f"{name}.png": png(figure), f"{name}.svg": svg(figure)}
+        return result
+
+    gradients = {passes.graph.nodes[index].name: passes.gradients[index] or 0.0 for index in passes.inputs()}
+    return Shown(gradients, text, files, pictures)
 
 
 def _network(config: DictConfig) -> Shown:
-    from mnist_mlp.network_view import draw, table, view
-
     if config.print not in ("terminal", "markdown"):
         raise SettingError("print", config.print, "must be terminal or markdown for a network")
+    from mnist_mlp.network_view import draw, table, view
+
     layers = view(config)
     text = table(layers)
-    shown = Shown({"loss": layers.loss}, {config.print: text}, {}, [], [])
-    shown.files["network.md"] = (text + "\n").encode()
-    if config.draw:
+
+    def pictures() -> dict[str, bytes]:
         from mnist_mlp.graph_figure import png, svg
 
         figure = draw(layers)
-        shown.pictures.append(png(figure))
-        shown.files.update({"network.png": shown.pictures[0], "network.svg": svg(figure)})
-    return shown
+        return {"network.png": png(figure), "network.svg": svg(figure)}
+
+    return Shown({"loss": layers.loss}, text, {"network.md": f"{text}\n"}, pictures)
 
 
-def _write(directory: Path, shown: Shown) -> None:
-    for kind in ("frames/frame_*", "graph.*", "network.*", "derivation.*"):
-        for stale in directory.glob(kind):
-            stale.unlink()  # of an expression that this directory showed before
-    for name, content in shown.files.items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        durable_write(directory / name, content)
-
-
-def _write_tensorboard(directory: Path, pictures: list[bytes]) -> None:
+def _write_tensorboard(directory: Path, pictures: dict[str, bytes]) -> None:
     import numpy as np
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(directory), purge_step=1) as writer:  # the same run_dir again shows the new pictures only
-        for step, picture in enumerate(pictures, 1):
-            pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+        for step, name in enumerate((name for name in pictures if name.endswith(".png")), 1):
+            pixels = np.asarray(Image.open(io.BytesIO(pictures[name])).convert("RGB"))
             writer.add_image("backprop", pixels, step, dataformats="HWC")
 
 
