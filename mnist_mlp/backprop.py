@@ -51,7 +51,8 @@ def quote_for_hydra(arguments: list[str]) -> list[str]:
                 value = f'"{escaped}"'
             argument = f"expression={value}"
             if "~values" not in result:
-                result.insert(next((i for i, other in enumerate(result) if "=" in other), len(result)), "~values")
+                first = (i for i, other in enumerate(result) if "=" in other and not other.startswith("-"))
+                result.insert(next(first, len(result)), "~values")  # before any value that is given
         elif equals and (name == "values" or name.startswith("values.")):
             argument = f"++{name}={value}"
         elif equals and name == "network":
@@ -84,12 +85,17 @@ def backprop(config: DictConfig) -> dict[str, float]:
         SettingError: something cannot be used; nothing has been written then.
     """
     check(config, BACKPROP_RULES)
+    if config.tensorboard and not config.draw:
+        raise SettingError("tensorboard", config.tensorboard, "needs the pictures: leave draw=true")
     if config.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported, which is below
     shown = _expression(config) if config.get("network") is None else _network(config)
     directory = Path(config.run_dir)
     make_directory(directory)
-    print(shown.text, flush=True)  # first: many pictures take a while
+    try:
+        print(shown.text, flush=True)  # first: many pictures take a while
+    except BrokenPipeError:  # `| head` has seen enough; what Python flushes at its end must go somewhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     pictures = shown.draw() if config.draw else {}
     files = {name: text.encode() for name, text in shown.files.items()} | pictures
     try:
@@ -99,7 +105,7 @@ def backprop(config: DictConfig) -> dict[str, float]:
         for name, content in files.items():
             (directory / name).parent.mkdir(exist_ok=True)
             durable_write(directory / name, content)
-        if config.tensorboard:
+        if pictures and config.tensorboard:
             _write_tensorboard(directory / "tensorboard", pictures)
     except OSError as error:
         raise SettingError("run_dir", directory, f"cannot be written ({error.strerror})") from error

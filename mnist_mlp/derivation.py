@@ -3,6 +3,7 @@
 Numbers are rounded to six significant digits.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,8 +20,10 @@ LATEX_ROW = 80  # characters of LaTeX up to which the parts of an equation share
 
 
 class Line(NamedTuple):
-    """One chain of equations, `parts[0] = parts[1] = ...`, with what has to be said about it. In a sum, a line may end
-    before each sign that follows a line's end."""
+    """One chain of equations, `parts[0] = parts[1] = ...`, with what has to be said about it.
+
+    The terms of a sum are separated by line ends, which a short equation shows as spaces.
+    """
 
     parts: list[str]
     note: str = ""
@@ -227,7 +230,7 @@ class Derivation:
         gradient, note = self.passes.gradients[index], ""
         left = style.partial(output, self.names[index])
         if gradient is None:
-            return Line([left, "0"], f"{output} does not depend on {self.names[index]}")
+            return Line([left, "0"], f"{self.nodes[self.output].name} does not depend on {self.nodes[index].name}")
         if self.factors[index] <= MAX_FACTORS:
             paths = self._paths(index)
             symbols = [
@@ -246,7 +249,7 @@ class Derivation:
         numbers = [style.product([style.number(slope) for slope in path]) for path in slopes]
         parts = [[style.product(path) for path in symbols], [style.product(path) for path in names], numbers]
         if len(slopes) > 1:
-            parts.append([style.number(_product(path)) for path in slopes])
+            parts.append([style.number(math.prod(path)) for path in slopes])
         if note and len(self.uses[index]) > MAX_USES:
             parts = [[*terms, style.dots] for terms in parts if terms]
             note += f", {len(self.uses[index])} uses"
@@ -271,13 +274,6 @@ class Derivation:
 def _distinct(parts: list[str]) -> list[str]:
     """Without a part that repeats the one before."""
     return [part for number, part in enumerate(parts) if number == 0 or part != parts[number - 1]]
-
-
-def _product(factors: list[float]) -> float:
-    product = 1.0
-    for factor in factors:
-        product *= factor
-    return product
 
 
 def equation(line: Line, indent: str = "") -> str:
@@ -314,7 +310,8 @@ def latex(sections: list[Section], proof: str) -> str:
         lines = []
         for line in section.lines:
             left, *rest = line.parts
-            note = rf" \quad \text{{({line.note})}}" if line.note else ""
+            said = line.note.replace("_", r"\_")
+            note = rf" \quad \text{{({said})}}" if said else ""
             short = sum(map(len, rest)) < LATEX_ROW
             row, term = (" = ", " ") if short else ("\\\\\n  &= ", "\\\\\n  &\\quad ")
             lines.append(rf"{left} &= " + row.join(part.replace("\n", term) for part in rest) + note)

@@ -32,6 +32,7 @@ SEPARATION = 0.2  # between the boxes of a layer
 MARGIN, TITLE = 0.3, 0.5
 LEGEND = "On an edge: the gradient that arrives · the local derivative = what is passed on"
 DPI, WIDEST = 120, 12000  # pixels
+NAMED = 8  # gradients that a title names
 STARTS = 10  # orders from which the search for one with few crossings begins
 
 Point = tuple[float, float]
@@ -91,7 +92,8 @@ def frames(passes: Passes) -> list[Frame]:
         new = {index for index in range(len(nodes)) if uses[index] and distances[index] == distance}
         edges = edges | {use for of in uses for use in of if distances[use[0]] == distance - 1}
         gradients = gradients | new
-        named = ", ".join(f"∂{nodes[output].name}/∂{nodes[index].name}" for index in sorted(new))
+        slopes = [f"∂{nodes[output].name}/∂{nodes[index].name}" for index in sorted(new)]
+        named = ", ".join(slopes if len(slopes) <= NAMED else [*slopes[:NAMED], "…"])
         result.append(Frame(f"Backward: {named}", values, gradients, edges, new))
     return result
 

@@ -95,6 +95,7 @@ BAD = {
     "run_dir=/dev/null/r draw=false": "run_dir=/dev/null/r: cannot be written (Not a directory): choose a directory "
     "that you can write to",
     "network=tiny sample=10000": "sample=10000: must be below the 10,000 validation images",
+    "tensorboard=true draw=false": "tensorboard=true: needs the pictures: leave draw=true",
     "network=tiny sample=-1": "sample=-1: must be a whole number of at least 0",
     "network=tiny draw=false print=latex": "print=latex: must be terminal or markdown for a network",
 }
@@ -132,6 +133,7 @@ def test_hydra_gets_a_quoted_expression() -> None:
     assert quote_for_hydra(["expression='a'", "+values={b: 1}", "seed=1", "-m"]) == [
         *("~values", "expression='a'", "++values={b: 1}", "seed=1", "-m")
     ]
+    assert quote_for_hydra(["--config-dir=mine", "expression=a"]) == ["--config-dir=mine", "~values", 'expression="a"']
     assert quote_for_hydra(["network=tiny", "network.hidden=[4]"]) == ["model@network=tiny", "network.hidden=[4]"]
 
 
@@ -166,6 +168,16 @@ def test_a_large_graph_is_not_drawn_and_says_so(command: Command, tmp_path: Path
     assert done.stderr == ("10,001 nodes are more than 60: not drawn; derivation.md has every step\n3 files in r\n")
     assert done.stdout.startswith("Final gradients\n  ∂f/∂x = 10000\n  ∂f/∂y = 5000\n\n10001 values and")
     assert {path.name for path in (tmp_path / "r").iterdir()} == {"derivation.md", "derivation.tex", "graph.dot"}
+
+
+def test_who_has_seen_enough_ends_nothing(tmp_path: Path) -> None:
+    expression = "+".join(["x"] * 2000)
+    done = shell(
+        f"set -o pipefail; mnist-backprop expression={expression} values.x=1 run_dir=r print=latex | head -1", tmp_path
+    )
+    assert (done.returncode, done.stdout) == (0, "\\documentclass{article}\n"), done.stderr
+    assert "Error" not in done.stderr
+    assert (tmp_path / "r" / "graph.dot").exists()
 
 
 def test_a_sweep_has_a_directory_for_each(command: Command, tmp_path: Path) -> None:

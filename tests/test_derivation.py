@@ -86,6 +86,8 @@ def test_kinks_are_said_to_be_there() -> None:
 
 def test_what_the_result_does_not_depend_on_is_said() -> None:
     assert "∂f/∂y = 0   (f does not depend on y)" in lines("q = x*y; f = x + 1", x=2, y=3)
+    source = latex(Derivation(passes_of("q = y_b*2; f = x + 1", x=2, y_b=3), Latex()).sections(), "")
+    assert r"\frac{\partial f}{\partial y_{b}} &= 0 \quad \text{(f does not depend on y\_b)}" in source
     assert lines("2 + 3") == ["Forward propagation", "f = 2 + 3 = 5"]
 
 

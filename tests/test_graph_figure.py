@@ -48,6 +48,13 @@ def test_the_reports_figures_1_to_7(report: Passes) -> None:
     ]
 
 
+def test_a_title_names_no_more_than_it_has_room_for() -> None:
+    text = "(({}+{})*({}+{}))*(({}+{})*({}+{}))"
+    doubled = f"({text})*({text})".format(*(f"x{i}" for i in range(16)))
+    passes = work(parse(doubled), {f"x{i}": 1.0 for i in range(16)})
+    assert frames(passes)[-1].title == f"Backward: {', '.join(f'∂f/∂x{i}' for i in range(8))}, …"
+
+
 @pytest.mark.parametrize("text", EXPRESSIONS)
 def test_frames_add_up_to_the_final_picture(text: str) -> None:
     passes = passes_of(text)
