@@ -136,7 +136,7 @@ class _Parser:
         arguments: list[int] = []  # commas seen, for each of the parentheses and calls in `waiting`
         value_next = True
 
-        def apply_while(precedence: float) -> None:
+        def apply_while(precedence: int) -> None:
             while waiting and PRECEDENCE.get(waiting[-1].text, 0) >= precedence:
                 operator = waiting.pop()
                 count = 1 if operator.text == "neg" else 2

@@ -9,7 +9,7 @@ import io
 from functools import cache
 from itertools import pairwise
 from random import Random
-from statistics import mean
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -196,7 +196,7 @@ class Layout:
                 side = self.right if sweep % 2 else self.left
                 for layer in self.layers[::-1] if sweep % 2 else self.layers:
                     rank = {stop: number for stops in self.layers for number, stop in enumerate(stops)}
-                    means = {stop: mean(rank[near] for near in side[stop] or [stop]) for stop in layer}
+                    means = {stop: fmean(rank[near] for near in side[stop] or [stop]) for stop in layer}
                     layer.sort(key=means.__getitem__)
                 if (crossings := self._crossings(links)) < fewest:
                     best, fewest = [list(layer) for layer in self.layers], crossings
@@ -221,7 +221,7 @@ class Layout:
         y = [0.0] * len(self.depth)  # downwards, to begin with
 
         def settle(layer: list[int], neighbours: list[list[int]]) -> None:
-            wanted = [mean(y[near] for near in neighbours[stop] or [stop]) for stop in layer]
+            wanted = [fmean(y[near] for near in neighbours[stop] or [stop]) for stop in layer]
             for stop, place in zip(layer, _spread(wanted, [heights[stop] + SEPARATION for stop in layer]), strict=True):
                 y[stop] = place
 

@@ -7,6 +7,7 @@ are equal, and 0 for the exponent of a power of 0.
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ def _exponent_slope(a: float, b: float, u: float) -> float:
     return 0.0 if a == 0 and b >= 0 else u * math.log(a)
 
 
-# The derivatives are those of any table, such as Abramowitz and Stegun, section 3.3 and 4.
+# The derivatives are those of any table, such as Abramowitz and Stegun, sections 3.3 and 4.1 to 4.5.
 OPERATIONS: dict[str, Operation] = {
     "+": Operation(lambda a, b: a + b, (lambda a, b, u: 1.0, lambda a, b, u: 1.0)),
     "-": Operation(lambda a, b: a - b, (lambda a, b, u: 1.0, lambda a, b, u: -1.0)),
@@ -122,8 +123,7 @@ def _inputs(graph: Graph, given: Mapping[str, Any]) -> dict[str, float]:
             listed = f"its variables are {', '.join(inputs)}" if inputs else "it has no variables"
             raise SettingError(f"values.{name}", value, f"the expression has no variable {name}; {listed}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        # Compared as it is: a whole number of 400 digits cannot be made a float at all.
-        if not number or not -math.inf < value < math.inf or abs(value) > 1.7976931348623157e308:
+        if not number or not abs(value) <= sys.float_info.max:  # a whole number may have any length; NaN fails, too
             raise SettingError(f"values.{name}", value, "must be a finite number")
     for name, node in inputs.items():
         if name not in given:
