@@ -119,14 +119,24 @@ RULES: dict[str, Rule] = {
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),
 }
 
+BACKPROP_RULES: dict[str, Rule] = {
+    "expression": Rule(lambda value: isinstance(value, str), "a text"),
+    "values": Rule(lambda value: isinstance(value, dict), "a group of settings, such as values.x=1"),
+    "sample": _whole(0),
+    "print": _choice("terminal", "markdown", "latex", "dot"),
+    "draw": TRUTH,
+    "tensorboard": TRUTH,
+    **{setting: rule for setting, rule in RULES.items() if setting in ("seed", "threads", "run_dir", "data.root")},
+}
 
-def check(config: DictConfig) -> None:
+
+def check(config: DictConfig, rules: Mapping[str, Rule] = RULES) -> None:
     """Checks every setting that has a rule.
 
     Raises:
         SettingError: for the first that breaks its rule.
     """
-    for setting, rule in RULES.items():
+    for setting, rule in rules.items():
         node, _, leaf = setting.rpartition(".")
         parent = OmegaConf.select(config, node) if node else config
         if not isinstance(parent, DictConfig):
@@ -191,11 +201,11 @@ def load_yaml(path: Path, setting: str) -> DictConfig:
     return config
 
 
-def compose_config(overrides: list[str]) -> DictConfig:
-    """The configuration of `mnist-train OVERRIDES`, every interpolation resolved, for use outside a Hydra job."""
+def compose_config(overrides: list[str], application: str = "train") -> DictConfig:
+    """The configuration of `mnist-APPLICATION OVERRIDES`, every interpolation resolved, for use outside a Hydra job."""
     GlobalHydra.instance().clear()
     with initialize_config_module("mnist_mlp.conf", version_base="1.3"):
-        config = compose("train", overrides, return_hydra_config=True)
+        config = compose(application, overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # what ${hydra:...} looks at
     try:
         settings = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -229,16 +239,17 @@ FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
+def one_sentence(application: str = "train") -> Iterator[None]:
     """Ends the process with one sentence on standard error and status 1 where a setting cannot be used.
 
-    With HYDRA_FULL_ERROR=1 the traceback is printed as well. Ctrl-C ends it quietly, with status 130.
+    With HYDRA_FULL_ERROR=1 the traceback is printed as well. An unknown setting is looked for among `application`'s.
+    Ctrl-C ends it quietly, with status 130.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over, in place of printing them its own way
     try:
         yield
     except (SettingError, NonFiniteLossError, HydraException, OmegaConfBaseException) as error:
-        end(error)
+        end(error, application)
     except KeyboardInterrupt:  # where no run has taken over Ctrl-C
         sys.exit(128 + signal.SIGINT)
     finally:
@@ -246,24 +257,27 @@ def one_sentence() -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
 
 
-def end(error: Exception) -> NoReturn:
+def end(error: Exception, application: str = "train") -> NoReturn:
     """Prints what is wrong and exits with status 1."""
     if FULL_ERROR:
         traceback.print_exception(error)
-    print(sentence(error), file=sys.stderr)
+    print(sentence(error, application), file=sys.stderr)
     sys.exit(1)
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: Exception, application: str = "train") -> str:
     """One sentence for an exception of ours, of Hydra's or of OmegaConf's."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, SettingError):
         return str(error.__cause__)
+    if isinstance(error, SettingError):
+        return str(error)  # of an expression with a second line that points at the place
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
+        group = "network" if application == "backprop" and group == "model" else group
         return f"{group}={option}: there is no such {group}; choose one of {', '.join(sorted(error.options))}"
     if unknown := re.match(r"Could not override '([^']+)'", text):
-        return _unknown_setting(unknown[1], text)
+        return _unknown_setting(unknown[1], text, application)
     if call := re.match(r"Error in call to target '(.+?)':\n(.+)\nfull_key: (.+)", text):
         return f"{call[3]}: {call[1]} could not be made ({call[2]})"
     if isinstance(error, OverrideParseException):
@@ -271,13 +285,14 @@ def sentence(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _unknown_setting(setting: str, text: str) -> str:
+def _unknown_setting(setting: str, text: str, application: str) -> str:
     given = re.search(r"\+(\S+)$", text.strip())
-    known = [*flatten(compose_config([])), "experiment", "model", "data", "optimizer", "scheduler"]
+    groups = {"train": ["experiment", "model", "data", "optimizer", "scheduler"], "backprop": ["network", "data"]}
+    known = [*flatten(compose_config([], application)), *groups[application]]
     # The last part of the name is what is usually right: trainer.lr is meant to be optimizer.lr.
     leaves = [name for name in known if name.rpartition(".")[2] == setting.rpartition(".")[2]]
     close = leaves or difflib.get_close_matches(setting, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else "mnist-train --cfg job lists them all"
+    hint = f"did you mean {close[0]}?" if close else f"mnist-{application} --cfg job lists them all"
     return f"{given[1] if given else setting}: there is no setting {setting}; {hint}"
 
 

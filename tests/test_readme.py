@@ -44,7 +44,7 @@ def test_the_configuration_composes(command: Command, backbone: None, line: str)
 
 
 def test_every_other_command_is_run_somewhere() -> None:
-    rest = [line for line in LINES if not line.startswith(("make", "mnist-train", ". .venv/bin/activate"))]
+    rest = [line for line in LINES if not line.startswith(("make", "mnist-train", "mnist-backprop", ". .venv/bin"))]
     assert rest == [
         "mnist-report logs/sweeps/seeds",
         "mnist-evaluate RUN_DIR/checkpoints/best.ckpt --split test",
@@ -53,6 +53,16 @@ def test_every_other_command_is_run_somewhere() -> None:
         "mnist-rerun RUN_DIR threads=2 --run-dir PATH",
         "mnist-predict RUN_DIR/checkpoints/best.ckpt IMAGE.png IMAGE.jpg",
     ]
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("mnist-backprop")])
+def test_the_derivations_are_as_shown(command: Command, line: str) -> None:
+    name, *arguments = shlex.split(line)
+    done = command(name, *arguments, "draw=false")
+    assert done.returncode == 0, done.stderr
+    if not arguments:
+        shown = README.partition("among all the other steps:\n\n```text\n")[2].partition("```")[0]
+        assert all(part in done.stdout for part in shown.splitlines())
 
 
 def test_the_readmes_backbone_trains(command: Command, backbone: None, tmp_path: Path, tiny: list[str]) -> None:

@@ -13,7 +13,7 @@ BAD_INPUT = {
     "trainer.lr=3": "trainer.lr=3: there is no setting trainer.lr; did you mean optimizer.lr?",
     "experiment=foo": "experiment=foo: there is no such experiment; choose one of baseline, dropout_as_intended, "
     "dropout_as_run, dropout_scheduler",
-    "model=network_c": "model=network_c: there is no such model; choose one of network_a, network_b",
+    "model=network_c": "model=network_c: there is no such model; choose one of network_a, network_b, tiny",
     "foo": "foo: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]",
     "seed=one": "seed=one: must be a whole number of at least 0 and below 2**64",
     "seed=18446744073709551616": "seed=18446744073709551616: must be a whole number of at least 0 and below 2**64",
