@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -114,14 +115,14 @@ class CompiledSteps:
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self._graph: Callable[..., Sequence[Tensor]] | None = None
         self._kept: list[Tensor] = []  # what the graph updates in place, flat
-        self._step_counts: list[Tensor] = []  # the optimizer's own
         self._written_in: Any = None  # what the graph holds as constants
 
     def ready(self, minibatches: Sequence[Batch]) -> bool:
         """Whether these can be trained on as one graph: there are enough, of one size, and an eager step has made the
-        optimizer's state."""
+        optimizer's state, if it keeps one."""
+        keeps_state = self.optimizer.param_groups[0].get("momentum", True)
         sizes = {labels.shape for _, labels in minibatches}
-        return len(minibatches) == STEPS_PER_GRAPH and len(sizes) == 1 and bool(self.optimizer.state)
+        return len(minibatches) == STEPS_PER_GRAPH and len(sizes) == 1 and bool(self.optimizer.state or not keeps_state)
 
     def __call__(self, minibatches: Sequence[Batch], step: int) -> list[tuple[Tensor, Tensor]]:
         """Trains on the minibatches.
@@ -135,16 +136,14 @@ class CompiledSteps:
         """
         images, labels = (list(part) for part in zip(*minibatches, strict=True))
         options = self.optimizer.param_groups[0]
-        numbers = torch.tensor(
-            [self.numbers(step + number, options) for number in range(1, len(minibatches) + 1)], device=images[0].device
+        numbers = images[0].new_tensor(
+            [self.numbers(step + number, options) for number in range(1, len(minibatches) + 1)]
         )
         constants = images[0].shape, [value for name, value in options.items() if name not in ("params", "lr")]
         if self._graph is None or self._written_in != constants:
             self._graph = self._compile(numbers, images, labels)
             self._written_in = constants
         losses_and_logits = self._graph(*self._kept, numbers, *images, *labels)
-        if self._step_counts:
-            torch._foreach_add_(self._step_counts, len(minibatches))
         return list(zip(losses_and_logits[::2], losses_and_logits[1::2], strict=True))
 
     def _gather(self) -> tuple[Tensors, Tensors, dict[str, Tensors]]:
@@ -152,17 +151,13 @@ class CompiledSteps:
         parameters = dict(self.backbone.named_parameters())
         trained = {name: value.detach() for name, value in parameters.items() if value.requires_grad}
         others = {name: value for name, value in parameters.items() if not value.requires_grad}
-        states = {
-            name: {key: value for key, value in self.optimizer.state[parameters[name]].items() if key != "step"}
-            for name in trained
-        }
+        states = {name: self.optimizer.state.get(parameters[name], {}) for name in trained}
         return trained, others | dict(self.backbone.named_buffers()), states
 
     def _compile(self, *inputs: Any) -> Callable[..., Sequence[Tensor]]:
         """The graph, from flat tensors to flat tensors; sets `_kept`, its first ones."""
         kept = self._gather()
         self._kept = tree_leaves(kept)
-        self._step_counts = [state["step"] for state in self.optimizer.state.values() if "step" in state]
         flat, structure = tree_flatten((*kept, *inputs))
         # On a CPU, the calls between the kernels are worth compiling too.
         options = {"config_patches": {"cpp_wrapper": flat[0].device.type == "cpu"}}
@@ -197,17 +192,34 @@ class CompiledSteps:
     ) -> list[tuple[Tensor, Tensor]]:
         """What the graph does; it is only traced."""
         options = self.optimizer.param_groups[0]
+        places = self._places()
         results = []
         for index in range(len(images)):
             leaves = {name: value.detach().requires_grad_() for name, value in trained.items()}
-            logits = functional_call(self.backbone, leaves | others, (images[index],))
+            tensors = leaves | others
+            used = {place: tensors[name] for place, name in places.items()}
+            logits = functional_call(self.backbone, used, (images[index],), tie_weights=False)
             loss = F.cross_entropy(logits, labels[index])
             gradients = torch.autograd.grad(loss, list(leaves.values()))
             results.append((loss.detach(), logits.detach()))
             with torch.no_grad():
                 for (name, parameter), gradient in zip(trained.items(), self._clip(gradients), strict=True):
                     self.update(parameter, gradient, states[name], numbers[index], options)
+        for state in states.values():
+            if "step" in state:  # Adam's count, which eager steps and checkpoints read
+                state["step"].add_(len(images))
         return results
+
+    def _places(self) -> dict[str, str]:
+        """Where the backbone uses each parameter and buffer: the place's name -> the tensor's. `functional_call` can
+        tie weights itself, but then leaves a layer that is used twice with another tensor than the optimizer has."""
+        tensors = chain(self.backbone.named_parameters(), self.backbone.named_buffers())
+        names = {id(tensor): name for name, tensor in tensors}
+        return {
+            f"{prefix}.{name}".lstrip("."): names[id(tensor)]
+            for prefix, module in self.backbone.named_modules()
+            for name, tensor in chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+        }
 
     def _clip(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         limit = self.gradient_clip_val

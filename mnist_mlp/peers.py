@@ -31,6 +31,7 @@ from mnist_mlp.backbone import MLP
 from mnist_mlp.datamodule import Batch, MNISTDataModule
 from mnist_mlp.settings import compose_config
 
+IMAGES = 57_000
 BATCH_SIZE = 64
 LR = 0.001
 MEAN, STD = 0.1307, 0.3081
@@ -54,26 +55,35 @@ class Pace:
             sys.exit()
         return time.perf_counter()
 
-    def report(self, train: float, whole: float | None = None) -> None:
-        """Seconds of the training epoch; and with validation, metrics, logging and checkpoint, where there are any."""
-        self.connection.send({"train": train, "whole": whole, "memory": resident_memory()})
+    def report(self, train: float, loss: float | None, whole: float | None = None) -> None:
+        """Tells the parent of an epoch.
+
+        Args:
+            train: seconds of the training epoch.
+            loss: of the training, so that one can see that it trains.
+            whole: seconds with validation, metrics, logging and checkpoint too, where there are any.
+        """
+        self.connection.send({"train": train, "whole": whole, "loss": loss, "memory": resident_memory()})
 
     @contextmanager
-    def epoch(self) -> Iterator[None]:
-        start = self.wait()
-        yield
-        self.report(time.perf_counter() - start)
+    def epoch(self) -> Iterator[dict[str, float]]:
+        """Times its body, which puts its loss into the dictionary."""
+        start, said = self.wait(), dict[str, float]()
+        yield said
+        self.report(time.perf_counter() - start, said.get("loss"))
 
 
 class Timer(Callback):
     """Paces Lightning's epochs."""
 
     pace: ClassVar[Pace]
+    loss: ClassVar[str]  # the name of the training loss
     started = trained = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.started:  # only now is the epoch before over, with its checkpoint written
-            self.pace.report(self.trained, time.perf_counter() - self.started)
+            loss = float(trainer.callback_metrics[self.loss])
+            self.pace.report(self.trained, loss, time.perf_counter() - self.started)
         self.started = self.pace.wait()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,7 +103,7 @@ def contend(name: str, widths: Sequence[int], threads: int, connection: Connecti
 
 def this_project(pace: Pace, widths: Sequence[int], compiled: bool = False) -> None:
     """`mnist-train` itself: validation, metrics, TensorBoard, metrics.csv and checkpoints in every epoch."""
-    Timer.pace = pace
+    Timer.pace, Timer.loss = pace, "train/loss"
     with tempfile.TemporaryDirectory() as directory:
         train.train(
             compose_config(
@@ -118,12 +128,13 @@ def plain_loop(pace: Pace, widths: Sequence[int]) -> None:
     model = MLP(widths)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
     while True:
-        with pace.epoch():
+        with pace.epoch() as said:
             for index in torch.split(torch.randperm(len(labels)), BATCH_SIZE):
                 loss = F.cross_entropy(model(images[index]), labels[index])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
+            said["loss"] = loss.item()
 
 
 class Conventional(LightningModule):
@@ -155,7 +166,7 @@ class Conventional(LightningModule):
 
 def conventional_lightning(pace: Pace, widths: Sequence[int]) -> None:
     """`TensorDataset` and `DataLoader`, a metric and logging per step; without a progress bar: it costs more."""
-    Timer.pace = pace
+    Timer.pace, Timer.loss = pace, "train_loss"
     splits = tensors()
     with tempfile.TemporaryDirectory() as directory:
         Trainer(
@@ -178,18 +189,19 @@ def torchvision_pipeline(pace: Pace, widths: Sequence[int]) -> None:
     datamodule = MNISTDataModule()
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
     dataset = datasets.MNIST(datamodule.verified_root(), train=True, transform=transform)
-    loader = DataLoader(Subset(dataset, range(57_000)), BATCH_SIZE, shuffle=True)
+    loader = DataLoader(Subset(dataset, range(IMAGES)), BATCH_SIZE, shuffle=True)
     model = MLP(widths)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
-    total = 0.0
     while True:
-        with pace.epoch():
+        with pace.epoch() as said:
+            total = 0.0
             for images, labels in loader:
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(images), labels)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 total += loss.item()
+            said["loss"] = total / len(loader)
 
 
 def scikit_learn(pace: Pace, widths: Sequence[int]) -> None:
@@ -199,8 +211,9 @@ def scikit_learn(pace: Pace, widths: Sequence[int]) -> None:
     images, labels = (part.flatten(1).numpy() if part.ndim > 1 else part.numpy() for part in tensors()["train"])
     model = MLPClassifier(tuple(widths), solver="adam", alpha=0, batch_size=BATCH_SIZE, learning_rate_init=LR)
     while True:
-        with pace.epoch():
+        with pace.epoch() as said:
             model.partial_fit(images, labels, classes=range(10))
+            said["loss"] = model.loss_
 
 
 def jax_scan(pace: Pace, widths: Sequence[int]) -> None:
@@ -237,14 +250,14 @@ def jax_scan(pace: Pace, widths: Sequence[int]) -> None:
         indices = order[:whole].reshape(-1, BATCH_SIZE)
         state, losses = jax.lax.scan(lambda s, index: adam(s, (images[index], labels[index])), state, indices)
         state, last = adam(state, (images[order[whole:]], labels[order[whole:]]))
-        return state, losses.sum() + last
+        return state, (losses.sum() + last) / (len(losses) + 1)
 
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     state = (jnp.float32(0), parameters, zeros, jax.tree.map(jnp.zeros_like, parameters))
     while True:
-        with pace.epoch():
-            state, total = epoch(state, jnp.array(torch.randperm(len(labels)).numpy()), images, labels)
-            total.block_until_ready()
+        with pace.epoch() as said:
+            state, mean = epoch(state, jnp.array(torch.randperm(len(labels)).numpy()), images, labels)
+            said["loss"] = float(mean)  # waits for the result
 
 
 def arithmetic(pace: Pace, widths: Sequence[int]) -> None:
@@ -252,14 +265,14 @@ def arithmetic(pace: Pace, widths: Sequence[int]) -> None:
     linears = [layer for layer in MLP(widths).layers if isinstance(layer, torch.nn.Linear)]
     weights = [layer.weight.numel() for layer in linears]
     # Forward, gradient of the weights and, except in the first layer, of its input: each multiplies and adds.
-    operations = 2 * 57_000 * (3 * sum(weights) - weights[0])
+    operations = 2 * IMAGES * (3 * sum(weights) - weights[0])
     a, b = torch.randn(2, 1024, 1024)
     while True:
         start = pace.wait()
         for _ in range(20):
             a @ b
         rate = 20 * 2 * 1024**3 / (time.perf_counter() - start)
-        pace.report(operations / rate)
+        pace.report(operations / rate, loss=None)
 
 
 CONTENDERS: dict[str, Callable[[Pace, Sequence[int]], None]] = {
