@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mnist_mlp.rundir import durable_write
-from mnist_mlp.settings import SettingError, one_sentence
+from mnist_mlp.settings import SettingError, make_directory, one_sentence
 
 PLAIN, ARITHMETIC = "plain tensor loop", "arithmetic alone"
 OURS = ("this project", "this project, compiled")
@@ -57,11 +57,12 @@ def main() -> None:
             if getattr(arguments, name) < 1:
                 raise SettingError(f"--{name}", getattr(arguments, name), "must be at least 1")
         output = arguments.output or Path("logs/benchmark") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        make_directory(output, "--output")
         sys.exit(benchmark(arguments.sections or SECTIONS, arguments.epochs, arguments.threads, output))
 
 
 def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) -> int:
-    """Measures, prints tables and saves `benchmark.json` and `benchmark.png` in `output`.
+    """Measures, prints tables and saves `benchmark.json` and `benchmark.png` in the directory `output`.
 
     Returns:
         The exit status: 1 where a contender failed.
@@ -70,7 +71,6 @@ def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) 
 
     from mnist_mlp.provenance import device_name, git_state, versions
 
-    output.mkdir(parents=True, exist_ok=True)
     console = Console(width=max(Console().width, 100))  # for the tables
     results: dict[str, Any] = {
         "device": device_name(torch.device("cpu")),

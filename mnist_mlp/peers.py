@@ -91,7 +91,9 @@ class Timer(Callback):
 
 
 def contend(name: str, widths: Sequence[int], threads: int, connection: Connection) -> None:
-    """What a contender's process runs."""
+    """What a contender's process runs, on as many processors as it may have threads: JAX takes all that it sees."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")  # advice, about data loader workers and the like
     logging.disable(logging.INFO)
@@ -218,8 +220,6 @@ def scikit_learn(pace: Pace, widths: Sequence[int]) -> None:
 
 def jax_scan(pace: Pace, widths: Sequence[int]) -> None:
     """One jitted `lax.scan` over the epoch's minibatches, forward, backward and Adam in it."""
-    if hasattr(os, "sched_setaffinity"):  # it takes as many threads as it sees processors
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: torch.get_num_threads()])
     import jax
     import jax.numpy as jnp
 

@@ -168,19 +168,19 @@ class CheckBeforeRun(Callback):
             end(error)  # by SystemExit: of any other exception Hydra makes a warning
 
 
-def make_directory(run_dir: Path) -> None:
-    """Makes `run_dir` if it is not there.
+def make_directory(path: Path, setting: str = "run_dir") -> None:
+    """Makes the directory at `path` if it is not there; `setting` is what to call it in a sentence.
 
     Raises:
         SettingError: it cannot be made or written to.
     """
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        if not os.access(run_dir, os.W_OK):
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise SettingError(
-            "run_dir", run_dir, f"cannot be written ({error.strerror}): choose a directory that you can write to"
+            setting, path, f"cannot be written ({error.strerror}): choose a directory that you can write to"
         ) from error
 
 
