@@ -1,3 +1,4 @@
+import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,10 @@ def test_other_optimizers_are_refused(make: Callable[[Any], Optimizer], named: s
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler on this machine; the sentence that says so is tested below")
 def test_a_compiled_run_is_close_to_an_eager_one(run: Runner) -> None:
     (compiled, _), (eager, _) = run(*COMPILED), run(*COMPILED[1:])
-    ours, theirs = ([row["train/loss"] for row in _rows(path)] for path in (compiled, eager))
+    ours, theirs = (
+        [float(row["train/loss"]) for row in csv.DictReader((path / "metrics.csv").read_text().splitlines())]
+        for path in (compiled, eager)
+    )
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 
@@ -124,6 +128,15 @@ def test_a_compiled_run_resumes_to_the_same_bits(run: Runner, tmp_path: Path) ->
     _, resumed = run(*overrides, f"run_dir={tmp_path}/r")
     assert resumed["weights_sha256"] == undisturbed["weights_sha256"]
     assert resumed["test"] == undisturbed["test"]
+
+
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler on this machine; the sentence that says so is tested below")
+def test_compiled_steps_are_counted_one_by_one(run: Runner) -> None:
+    """By Lightning, which max_steps goes by, and by Adam: an epoch has 32 steps, the last one of 8 images."""
+    path, _ = run(*COMPILED, "trainer.max_steps=40")
+    checkpoint = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 40
+    assert {float(state["step"]) for state in checkpoint["optimizer_states"][0]["state"].values()} == {40.0}
 
 
 def test_without_a_compiler_one_sentence_says_so(command: Command, tmp_path: Path, tiny: list[str]) -> None:
@@ -139,12 +152,3 @@ def test_without_a_compiler_one_sentence_says_so(command: Command, tmp_path: Pat
     assert len(done.stderr.splitlines()) == 1
     assert "it takes a C++ compiler, such as g++" in done.stderr
     assert "trainer.compile=false needs none" in done.stderr
-
-
-def _rows(path: Path) -> Any:
-    import csv
-
-    return [
-        {key: float(value) for key, value in row.items()}
-        for row in csv.DictReader((path / "metrics.csv").read_text().splitlines())
-    ]

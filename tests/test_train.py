@@ -351,3 +351,15 @@ def test_help_shows_groups_and_three_examples(command: Command) -> None:
 def test_completion_offers_experiments(command: Command) -> None:
     done = command("mnist-train", "-sc", "query=bash", COMP_LINE="mnist-train experiment=", COMP_POINT="23")
     assert "experiment=baseline" in done.stdout
+
+
+def test_torch_and_openmp_have_the_threads_that_were_asked_for(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # and put back
+    before = torch.get_num_threads()
+    try:
+        _, record = run("threads=2", "trainer.max_epochs=1")
+        assert record["threads"] == torch.get_num_threads() == 2
+        assert "omp_get_max_threads() : 2" in torch.__config__.parallel_info()
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+    finally:
+        torch.set_num_threads(before)
