@@ -228,7 +228,7 @@ def sweep(console: Console) -> dict[str, Any]:
     return {"side_by_side": side_by_side, "one_by_one": one_by_one}
 
 
-def steady(threads: int, console: Console, first: int = 5, late: int = 200, rounds: int = 10) -> dict[str, Any]:
+def steady(threads: int, console: Console, first: int = 5, late: int = 200, rounds: int = 20) -> dict[str, Any]:
     """Epoch `late` of this project beside epoch `first` of another run of it, in turns; and the memory between them."""
     results = {}
     for network, widths in NETWORKS.items():
@@ -242,8 +242,8 @@ def steady(threads: int, console: Console, first: int = 5, late: int = 200, roun
         growth = (pairs[-1][1]["memory"] - past[first - 1]["memory"]) / 2**20
         results[network] = {"late_over_first": late_over_first, "growth_mib": growth}
         console.print(
-            f"{network}: epochs {late} to {late + rounds - 1} take {spread(late_over_first)} × the time of epochs "
-            f"{first} to {first + rounds - 1}; memory grew by {growth:.1f} MiB"
+            f"{network}: epochs {late} to {late + rounds - 1} take {median(late_over_first):.2f} × the time of epochs "
+            f"{first} to {first + rounds - 1} (median; {spread(late_over_first)}); memory grew by {growth:.1f} MiB"
         )
     return results
 
