@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -251,7 +252,9 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
         SettingError: the file cannot be read, or is no checkpoint of `mnist-train`.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about the files of others
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
     except Exception as error:  # torch.load raises almost anything for a damaged or hostile file

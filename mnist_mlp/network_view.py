@@ -60,7 +60,8 @@ def view(config: DictConfig) -> View:
     torch.manual_seed(stream_seed(config.seed, "weights"))
     network = instantiate(config.network).double().eval()
     label = int(labels[config.sample])
-    title = f"{config.network.get('_target_', 'network').rpartition('.')[2]}, validation image {config.sample}"
+    name = config.network.get("_target_", "network").rpartition(".")[2]
+    title = f"untrained {name}, validation image {config.sample}"
     return look(network, images[config.sample : config.sample + 1].double(), label, title)
 
 

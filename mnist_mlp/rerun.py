@@ -65,8 +65,8 @@ def rerun(
         run: the run's directory, of which only config.yaml, run.json and metrics.csv are needed; it is not written to.
         place: the rerun's directory. One that holds an unfinished rerun is continued.
         epochs: how many to repeat; None for all that are complete.
-        overrides: recorded settings to change, each alone: what was computed from one, such as `data.seed` from `seed`,
-            stays.
+        overrides: recorded settings to change; `seed` takes `data.seed` with it. What else was computed from another
+            setting, such as a cosine schedule's length from `trainer.max_epochs`, stays as recorded.
 
     Returns:
         Whether everything compared is the same, and the lines that say so: first what was compared or the first
@@ -76,10 +76,10 @@ def rerun(
         SettingError: there is no such run, no such epoch or no such setting, or the rerun could not be made.
         InterruptionError: a signal asked the rerun to stop.
     """
-    if place.resolve().is_relative_to(run.resolve()):
-        raise SettingError("--run-dir", place, f"must lie outside {run}, which is only read")
     config, record, rows = load_yaml(run / "config.yaml", "RUN_DIR"), read_record(run), _read_rows(run)
     check(config)
+    if place.resolve().is_relative_to(run.resolve()):
+        raise SettingError("--run-dir", place, f"must lie outside {run}, which is only read")
     if not rows:
         raise SettingError("RUN_DIR", run, "has no complete epoch to compare with")
     if epochs is not None and not 1 <= epochs <= len(rows):
@@ -92,8 +92,15 @@ def rerun(
     for setting, value in flatten(changed).items():
         if setting not in flatten(config):
             raise SettingError(setting, value, f"there is no setting {setting} in {run / 'config.yaml'}")
+        if setting == "run_dir":
+            raise SettingError(setting, value, "say where the rerun goes with --run-dir")
+    if "seed" in changed and config.data.get("seed") == config.seed:
+        config.data.seed = changed.seed  # it was ${seed} before it was recorded as a number
     config.merge_with(changed)
     config.run_dir = str(place)
+    there = read_record(place)
+    if there.get("status") == "completed" and there["epochs"] >= config.trainer.max_epochs:
+        raise SettingError("--run-dir", place, "holds a complete run, so nothing would be repeated: give another")
 
     again = train(config)
     difference = _first_difference(rows[:epochs], _read_rows(place))

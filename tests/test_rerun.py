@@ -70,6 +70,16 @@ def test_a_changed_setting_is_named_with_what_it_changes(command: Command, finis
     assert sorted(lines[2:]) == ["  optimizer.lr: 0.001, now 0.01", "  threads: 1, now 2"]
 
 
+def test_another_seed_is_that_seeds_run(run: Runner, finished: Finished, tmp_path: Path) -> None:
+    _, record = run("experiment=dropout_as_run", "seed=5")
+    identical, lines = rerun(finished[0], tmp_path / "again", overrides=["seed=5"])
+    assert not identical
+    assert {"  seed: 0, now 5", "  data.seed: 0, now 5"} <= set(lines)
+    assert json.loads((tmp_path / "again" / "run.json").read_text())["weights_sha256"] == record["weights_sha256"]
+    with pytest.raises(SettingError, match="holds a complete run, so nothing would be repeated: give another"):
+        rerun(finished[0], tmp_path / "again", overrides=["seed=5"])
+
+
 def test_what_was_edited_since_and_where_it_ran_are_named(run: Runner, finished: Finished, tmp_path: Path) -> None:
     run_dir, _ = finished
     old = tmp_path / "old"
@@ -144,6 +154,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command: Command, finished
         ([run_dir, "--run-dir", f"{run_dir}/a"], f"--run-dir={run_dir}/a: must lie outside {run_dir}, which is only"),
         ([run_dir, "--epochs", "4"], f"--epochs=4: must lie between 1 and 3, the epochs of {run_dir}"),
         ([run_dir, "optimiser.lr=1"], f"optimiser.lr=1: there is no setting optimiser.lr in {run_dir}/config.yaml"),
+        (["."], "RUN_DIR=config.yaml: cannot be read (No such file or directory)"),
+        ([run_dir, "run_dir=there"], "run_dir=there: say where the rerun goes with --run-dir"),
         ([run_dir, "threads=0"], "threads=0: must be a whole number of at least 1, or null"),
     ):
         done = command("mnist-rerun", *arguments)
