@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -19,12 +20,16 @@ METRICS = ("accuracy", "precision", "recall", "f1")
 
 
 class RememberSweep(Callback):
-    """Hydra callback: notes where this process's sweep puts its jobs, for the table at its end."""
+    """Hydra callback: notes where this process's sweep puts its jobs, for the table at its end.
+
+    A sweep that was refused before its first job has no table. Of jobs in other processes their launcher tells.
+    """
 
     directory: ClassVar[Path | None] = None
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        RememberSweep.directory = Path(config.hydra.sweep.dir)
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            RememberSweep.directory = Path(config.hydra.sweep.dir)
 
 
 def main() -> None:
