@@ -1,12 +1,14 @@
 """`hydra/launcher=process`: a sweep's jobs side by side, each in a fresh process that is watched from here.
 
-The processes run this module, which stops them, resumably, when the sweep's own process has gone.
+They are forked, one for each job, from a server that has imported what a run needs and has done nothing else: the
+seconds that PyTorch and Lightning take to import are spent once.
 """
 
 import contextlib
 import hashlib
 import importlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -17,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -36,8 +39,16 @@ from mnist_mlp.signals import StopSignals
 from mnist_mlp.sweep_view import Job, SweepView, last_row
 
 GRACE = 10.0  # seconds that a job which was asked to stop may take for its current optimizer step
+LOST = 255  # what multiprocessing gives for the exit status of a process whose server has gone
 POLL = 0.05  # seconds between two looks at the processes
 LONGEST_NAME = 200  # bytes of a directory's name; file systems take 255
+PRELOADED = [
+    "mnist_mlp.datamodule",
+    "mnist_mlp.provenance",
+    "mnist_mlp.recorder",
+    "mnist_mlp.train",
+    "torch.utils.tensorboard",
+]
 
 
 class ProcessLauncher(Launcher):
@@ -58,6 +69,7 @@ class ProcessLauncher(Launcher):
 
     def __init__(self, jobs: int | None = None, retries: int = 0, fail_fast: bool = False) -> None:
         self.jobs, self.retries, self.fail_fast = jobs, retries, fail_fast
+        self.processes = multiprocessing.get_context("forkserver")
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -178,7 +190,8 @@ class ProcessLauncher(Launcher):
         failed = False
         stop_by: float | None = None
         ooms = _oom_kills()
-        alive, closes_when_this_process_ends = os.pipe()
+        if waiting:
+            self._start_server(waiting[0].threads)
         try:
             with StopSignals() as signals, SweepView(jobs, directory) as view:
                 view.say(
@@ -198,7 +211,7 @@ class ProcessLauncher(Launcher):
                             job.gpu = min(gpus, key=used.count)
                         again = f", attempt {job.attempts + 1}" if job.attempts else ""
                         view.say(f"started {job.name}{again}", on_terminal=False)
-                        if self._start(job, alive):
+                        if self._start(job):
                             running.append(job)
                         else:
                             failed = True
@@ -207,7 +220,7 @@ class ProcessLauncher(Launcher):
                         if stop_by is not None and time.monotonic() > stop_by:
                             _send(job, signal.SIGKILL)
                         assert job.process is not None
-                        if job.process.poll() is None:
+                        if job.process.exitcode is None:
                             continue
                         _end(job, stopping=stop_by is not None, out_of_memory=_oom_kills() > ooms)
                         ooms = _oom_kills()
@@ -227,25 +240,28 @@ class ProcessLauncher(Launcher):
                     time.sleep(POLL)
                 self._summarise(jobs, view, signals)
         finally:
-            os.close(closes_when_this_process_ends)
-            os.close(alive)
+            for job in running:  # where an error ended the loop; at the end of this process they are waited for
+                _send(job, signal.SIGTERM)
         if signals.received:
             sys.exit(128 + signals.received)
 
-    def _start(self, job: Job, alive: int) -> bool:
+    def _start_server(self, threads: int | None) -> None:
+        """Starts the process that the jobs' are forked from, which imports what they need meanwhile."""
+        if threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is first imported
+        full_error = os.environ.pop("HYDRA_FULL_ERROR")  # of `one_sentence`, for this process alone
+        if FULL_ERROR:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+        self.processes.set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
+        os.environ["HYDRA_FULL_ERROR"] = full_error
+
+    def _start(self, job: Job) -> bool:
         """Starts a job's process; False, with the job's cause, where the machine refuses."""
         job.attempts += 1
         sources = {source.provider: source for source in self.config.hydra.runtime.config_sources}
-        command_line = sources.get("command-line")
-        main = sources["main"]
-        environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR" or FULL_ERROR}
-        if job.gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = job.gpu
-        command = [
-            sys.executable,
-            # As for this process: the current directory is looked in for modules last, unless it was so already.
-            *([] if sys.path[0] == os.getcwd() else ["-P"]),
-            *("-m", "mnist_mlp.launcher", str(alive)),
+        main, command_line = sources["main"], sources.get("command-line")
+        arguments = [
             *("--config-path", main.path if main.schema == "file" else f"{main.schema}://{main.path}"),
             *("--config-name", self.config.hydra.job.config_name),
             *(["--config-dir", command_line.path] if command_line else []),
@@ -253,18 +269,11 @@ class ProcessLauncher(Launcher):
         ]
         try:
             job.path.mkdir(parents=True, exist_ok=True)
-            job.record_time = _record_time(job)
-            with (job.path / "train.log").open("ab") as log:
-                job.log_start = log.tell()
-                job.process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[alive],
-                    env=environment,
-                    start_new_session=True,  # Ctrl-C then reaches this process only, which tells the jobs
-                )
+            log = job.path / "train.log"
+            log.touch()
+            job.log_start, job.record_time = log.stat().st_size, _record_time(job)
+            job.process = self.processes.Process(target=_run_job, args=(arguments, log, job.gpu), name=job.name)
+            job.process.start()
         except OSError as error:
             job.state, job.cause = "failed", f"could not be started ({error})"
             return False
@@ -287,8 +296,8 @@ class ProcessLauncher(Launcher):
 def register() -> None:
     """Makes `hydra/launcher=process` known to Hydra, in this process.
 
-    Hydra takes launchers from the package `hydra_plugins` alone, and one that was installed there would be loaded by every
-    Hydra application of the environment.
+    Hydra takes launchers from the package `hydra_plugins` alone, and one that was installed there would be loaded by
+    every Hydra application of the environment.
     """
     Plugins.instance().register(ProcessLauncher)
     try:
@@ -371,11 +380,12 @@ def _oom_kills() -> int:
 def _send(job: Job, signum: signal.Signals) -> None:
     """To the process alone, which stops as a run does; SIGKILL also to what it has started."""
     assert job.process is not None
+    assert job.process.pid is not None
     with contextlib.suppress(ProcessLookupError):
         if signum == signal.SIGKILL:
             os.killpg(job.process.pid, signum)
-        elif job.process.poll() is None:
-            job.process.send_signal(signum)
+        else:
+            os.kill(job.process.pid, signum)
 
 
 def _record_time(job: Job) -> int | None:
@@ -386,7 +396,12 @@ def _record_time(job: Job) -> int | None:
 def _end(job: Job, stopping: bool, out_of_memory: bool) -> None:
     """Sets the state and the cause of a job whose process has ended, and its `run.json` where the job could not."""
     assert job.process is not None
-    status = job.process.returncode
+    status = job.process.exitcode
+    assert status is not None
+    if status == LOST:
+        _send(job, signal.SIGTERM)  # it may run on, unwatched
+        with contextlib.suppress(SettingError):
+            _wait_for(job.path, time.monotonic() + GRACE)
     try:
         record = read_record(job.path)
     except SettingError as error:
@@ -424,21 +439,28 @@ def _result(job: Job) -> str:
     return f" after epoch {row['epoch']:.0f}, validation accuracy {row['val/accuracy']:.2%}" if row else ""
 
 
-def _stop_when_closed(pipe: int) -> None:
-    """Ends this process, resumably, when the other end of `pipe` has gone, which only the sweep's process holds."""
-    os.read(pipe, 1)
+def _run_job(arguments: list[str], log: Path, gpu: str | None) -> None:
+    """One job, in its own process: `mnist-train` with these arguments."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C then reaches the sweep's process only, which tells the jobs
+    # Whatever ends the process is said in train.log, also what no handler of Python's catches.
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for descriptor, stream in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
+        os.dup2(descriptor, stream)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    threading.Thread(target=_stop_without_parent, daemon=True).start()
+    from mnist_mlp.train import main
+
+    sys.argv[1:] = arguments
+    main()
+
+
+def _stop_without_parent() -> None:
+    """Ends this process, resumably, when the sweep's has gone, however it went."""
+    sweep = multiprocessing.parent_process()
+    assert sweep is not None
+    sweep.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def main() -> None:
-    """One job, in its own process: `python -m mnist_mlp.launcher PIPE`, then what `mnist-train` takes."""
-    threading.Thread(target=_stop_when_closed, args=(int(sys.argv.pop(1)),), daemon=True).start()
-    from mnist_mlp.train import main as train
-
-    train()
-
-
-if __name__ == "__main__":
-    main()

@@ -2,13 +2,13 @@
 
 import contextlib
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,7 +50,7 @@ class Job:
     cause: str = ""  # of a failure
     attempts: int = 0
     gpu: str | None = None
-    process: "subprocess.Popen[bytes] | None" = None
+    process: BaseProcess | None = None
     record_time: int | None = None  # when run.json had last been written before the job's process started
     log_start: int = 0  # where in train.log the process began to write
 
