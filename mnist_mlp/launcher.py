@@ -65,7 +65,7 @@ class ProcessLauncher(Launcher):
 
     __module__ = "hydra_plugins.mnist_mlp"  # where `register` puts it
 
-    failures: ClassVar[list[str]] = []  # a line for each job of this process's sweep that did not complete
+    failed: ClassVar[bool] = False  # whether a job of this process's sweep did
 
     def __init__(self, jobs: int | None = None, retries: int = 0, fail_fast: bool = False) -> None:
         self.jobs, self.retries, self.fail_fast = jobs, retries, fail_fast
@@ -78,7 +78,7 @@ class ProcessLauncher(Launcher):
         """Runs the jobs, the largest first.
 
         Returns:
-            For each job `run.json`, where it completed. The others are in `failures`: Hydra would stop at the first.
+            For each job `run.json`, where it completed. Of the others `failed` tells: Hydra would stop at the first.
 
         Raises:
             SettingError: before anything has started: a job's setting cannot be used, or differs from those that its
@@ -187,7 +187,6 @@ class ProcessLauncher(Launcher):
         # The longest first: one that is left for the end keeps a single core busy.
         waiting = sorted((job for job in jobs if job.state != "completed"), key=lambda job: -job.work)
         running: list[Job] = []
-        failed = False
         stop_by: float | None = None
         ooms = _oom_kills()
         if waiting:
@@ -199,7 +198,7 @@ class ProcessLauncher(Launcher):
                     f"{limit} at a time"
                 )
                 while running or waiting:
-                    if stop_by is None and (signals.received or (failed and self.fail_fast)):
+                    if stop_by is None and (signals.received or (ProcessLauncher.failed and self.fail_fast)):
                         waiting.clear()
                         stop_by = time.monotonic() + GRACE
                         for job in running:
@@ -211,10 +210,12 @@ class ProcessLauncher(Launcher):
                             job.gpu = min(gpus, key=used.count)
                         again = f", attempt {job.attempts + 1}" if job.attempts else ""
                         view.say(f"started {job.name}{again}", on_terminal=False)
+                        job.state = "running"
+                        view.refresh()  # the first start waits for the server's imports
                         if self._start(job):
                             running.append(job)
                         else:
-                            failed = True
+                            ProcessLauncher.failed = True
                             view.say(f"failed {job.name}: {job.cause}", "red")
                     for job in running:
                         if stop_by is not None and time.monotonic() > stop_by:
@@ -234,7 +235,7 @@ class ProcessLauncher(Launcher):
                                 job.state = "waiting"
                                 waiting.insert(0, job)
                             else:
-                                failed = True
+                                ProcessLauncher.failed = True
                     running = [job for job in running if job.state == "running"]
                     view.refresh()
                     time.sleep(POLL)
@@ -249,12 +250,16 @@ class ProcessLauncher(Launcher):
         """Starts the process that the jobs' are forked from, which imports what they need meanwhile."""
         if threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is first imported
-        full_error = os.environ.pop("HYDRA_FULL_ERROR")  # of `one_sentence`, for this process alone
-        if FULL_ERROR:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
+        environment = dict(os.environ)
+        if not FULL_ERROR:
+            del os.environ["HYDRA_FULL_ERROR"]  # of `one_sentence`, for this process alone
+        # A killed job leaves a lock of tqdm's, which Python would tell the user of at the end.
+        ignored = ["ignore:resource_tracker:UserWarning", *filter(None, [os.environ.get("PYTHONWARNINGS")])]
+        os.environ["PYTHONWARNINGS"] = ",".join(reversed(ignored))
         self.processes.set_forkserver_preload(PRELOADED)
         forkserver.ensure_running()
-        os.environ["HYDRA_FULL_ERROR"] = full_error
+        os.environ.clear()
+        os.environ.update(environment)
 
     def _start(self, job: Job) -> bool:
         """Starts a job's process; False, with the job's cause, where the machine refuses."""
@@ -277,20 +282,14 @@ class ProcessLauncher(Launcher):
         except OSError as error:
             job.state, job.cause = "failed", f"could not be started ({error})"
             return False
-        job.state = "running"
         return True
 
     def _summarise(self, jobs: list[Job], view: SweepView, signals: StopSignals) -> None:
-        failed = [job for job in jobs if job.state == "failed"]
-        ProcessLauncher.failures += [f"  {job.name}: {job.cause}" for job in failed]
         states = [job.state for job in jobs]
         counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(["completed", *sorted(states)])]
         why = f"stopped by {signals.received.name}: " if signals.received else ""
         resumable = "" if {"completed"} == set(states) else f"; the same command with sweep={self.config.sweep} goes on"
         view.say(f"{why}{', '.join(counts)}{resumable}")
-        for line in ProcessLauncher.failures:
-            with contextlib.suppress(OSError), view.log.open("a") as log:
-                log.write(f"{line}\n")
 
 
 def register() -> None:

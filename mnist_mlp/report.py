@@ -178,7 +178,7 @@ def result(name: Path, record: dict[str, Any], epochs: list[str], varied: dict[s
         **{f"test/{key.replace('.', '/')}": value for key, value in flatten(record.get("test", {})).items()},
         "seconds": record.get("wall_seconds"),
         "weights_sha256": record.get("weights_sha256"),
-        "error": record.get("error"),
+        "error": " ".join(str(record.get("error", "")).split()),
     }
 
 
@@ -188,8 +188,13 @@ def view(rows: list[dict[str, Any]]) -> Group:
     lines = [f"{len(rows)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.most_common())]
     if set(counts) == {"completed"}:
         lines = []
-    lines += [f"  {row['run']}: {row['error']}" for row in rows if row["status"] == "failed" and row["error"]]
-    return Group(table(rows), *(Text(line, style="red" if line[0] == " " else "") for line in lines))
+    lines += [f"  {row['run']}: {row['error']}" for row in rows if row["status"] == "failed"]
+    heading = "validation, and the accuracy on the test set, in %: mean ± standard deviation"
+    return Group(
+        Text(heading, style="italic"),
+        table(rows),
+        *(Text(line, style="red" if line[0] == " " else "") for line in lines),
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -208,13 +213,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
         key: list({row["seed"]: row for row in runs if row["status"] == "completed"}.values())
         for key, runs in groups.items()
     }
-    seeds = max(map(len, completed.values()))
-    shown = Table(
-        box=None,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        title="validation, with the test set's accuracy, in %" + (": mean ± standard deviation" if seeds > 1 else ""),
-    )
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for column in ("run", "epoch", *METRICS, "test", "seconds"):
         text = {"f1": "F1"}.get(column, column)
         # Numbers leave room for an asterisk, and so do their headings.
@@ -263,8 +262,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
         epochs = []
         for kind, column in (("last", "epochs"), ("best", "best/epoch")):
             reached = sorted({row[column] for row in done})
-            epochs += [f"{kind} {reached[0]}" + (f"-{reached[-1]}" if len(reached) > 1 else "")]
-            epochs += [""] if len(done) > 1 else []
+            epochs += [f"{kind} {reached[0]}"]
+            epochs += [f"to {reached[-1]}" if len(reached) > 1 else ""] if len(done) > 1 else []
         seconds = [row["seconds"] for row in done]
         spent = f"{statistics.fmean(seconds):.1f}" + (f"\n±{statistics.stdev(seconds):.1f}" if len(done) > 1 else "")
         shown.add_row("\n".join(name), "\n".join(epochs), *(cell(done, metric) for metric in (*METRICS, "test")), spent)

@@ -50,8 +50,8 @@ def main() -> None:
             if RememberSweep.directory is not None:
                 with contextlib.suppress(SettingError):  # no job came so far as to leave a record
                     summarise(RememberSweep.directory)
-    if failures := launcher.ProcessLauncher.failures:
-        sys.exit("\n".join(["failed:", *failures]))  # status 1
+    if launcher.ProcessLauncher.failed:
+        sys.exit(1)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://mnist_mlp.conf", config_name="train")
