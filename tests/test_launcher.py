@@ -32,7 +32,7 @@ class Flagged(nn.Sequential):
             raise RuntimeError("the flag is there")
 """
 MODEL = "_target_: flagged.Flagged\nunits: 8\n"
-SETTINGS = ["--config-dir", "my_conf", "model=flagged"]
+FLAGS = ["--config-dir", "my_conf"]
 Sweep = Callable[..., list[str]]
 
 
@@ -42,7 +42,7 @@ def sweep(tmp_path: Path, tiny: list[str]) -> Sweep:
     (tmp_path / "flagged.py").write_text(BACKBONE)
     (tmp_path / "my_conf" / "model").mkdir(parents=True)
     (tmp_path / "my_conf" / "model" / "flagged.yaml").write_text(MODEL)
-    return lambda *overrides: ["-m", "sweep=s", *SETTINGS, *tiny, *overrides]
+    return lambda *overrides: [*FLAGS, "-m", "sweep=s", "model=flagged", *tiny, *overrides]
 
 
 def start(arguments: list[str], tmp_path: Path) -> "subprocess.Popen[str]":
@@ -243,25 +243,25 @@ def test_a_job_is_tried_again_and_the_first_failure_can_stop_the_others(
     ],
 )
 def test_a_sweep_that_cannot_be_run_starts_nothing(
-    command: Command, tmp_path: Path, setting: str, sentence: str
+    command: Command, tiny: list[str], tmp_path: Path, setting: str, sentence: str
 ) -> None:
-    done = command("mnist-train", "-m", "sweep=s", "seed=0,1", setting)
+    done = command("mnist-train", "-m", "sweep=s", "seed=0,1", *tiny, setting)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{sentence}\n")
     assert not list(tmp_path.rglob("train.log"))
 
 
-def test_a_sweep_belongs_to_one_process(command: Command, tmp_path: Path) -> None:
+def test_a_sweep_belongs_to_one_process(command: Command, tiny: list[str], tmp_path: Path) -> None:
     directory = tmp_path / "logs" / "sweeps" / "s"
     directory.mkdir(parents=True)
     code = (
-        "import sys, time; from filelock import FileLock; FileLock(sys.argv[1]).acquire()\n"
-        "print(flush=True); time.sleep(60)"
+        "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1])\n"
+        "lock.acquire(); print(flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, directory / ".lock"], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
     try:
-        done = command("mnist-train", "-m", "sweep=s", "seed=0,1")
+        done = command("mnist-train", "-m", "sweep=s", "seed=0,1", *tiny)
     finally:
         holder.kill()
         holder.communicate()
