@@ -161,15 +161,13 @@ class ProcessLauncher(Launcher):
             widths = settings.model.get("hidden") or []
             # Without its own console handler: what the process prints goes to train.log as well.
             quiet = ["hydra.job_logging.root.handlers=[file]"]
-            places = [f"{place}={_quoted(settings[place])}" for place in PLACES]
             yield (
                 Job(
-                    number,
                     name,
                     path,
                     [
                         *(override for override in overrides if override.partition("=")[0] not in PLACES),
-                        *places,
+                        f"sweep={_quoted(settings.sweep)}",
                         *from_hydra,
                         *(quiet if config.hydra.runtime.choices["hydra/job_logging"] == "run" else []),
                     ],
@@ -271,6 +269,7 @@ class ProcessLauncher(Launcher):
             *("--config-name", self.config.hydra.job.config_name),
             *(["--config-dir", command_line.path] if command_line else []),
             *job.overrides,
+            f"run_dir={_quoted(str(job.path))}",
         ]
         try:
             job.path.mkdir(parents=True, exist_ok=True)

@@ -327,7 +327,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}; lists stay values."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping | DictConfig):
+        if isinstance(value, (dict, Mapping, DictConfig)):  # a dict is known at once
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

@@ -30,16 +30,14 @@ class Job:
     """One job of a sweep: what to run, and how far it is.
 
     Args:
-        number: its place in the sweep, from 0.
         name: what it varies, as its directory is called.
         path: its run directory.
-        overrides: of the command line of its process.
+        overrides: of the command line of its process, less where it lies.
         epochs: how many it takes.
         threads: how many CPU threads it uses; None for as many as there are cores.
         work: multiplications that it takes, up to a factor that all jobs share.
     """
 
-    number: int
     name: str
     path: Path
     overrides: list[str]

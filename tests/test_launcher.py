@@ -144,11 +144,15 @@ def test_jobs_that_raise_are_told_of_and_are_all_that_runs_again(
     fewer = command("mnist-train", *sweep("model.units=8", "seed=0,1"))
     assert "2 jobs, 2 of them completed" in fewer.stderr
     (tmp_path / "raise8").unlink()
+    # One of them as a sweep that was stopped early leaves it: it goes on where it lies.
+    (directory / names[1] / "run.json").write_text(json.dumps({"status": "interrupted"}))
     more = command("mnist-train", *sweep("model.units=8", "seed=range(0,3)", "optimizer.lr=0.001,0.01"))
     assert more.returncode == 0, more.stderr
-    assert "6 jobs, 2 of them completed" in more.stderr
-    assert len(started(directory)) == 6 + 4
-    assert {name: files(directory / name) for name in kept} == kept
+    assert "6 jobs, 1 of them completed" in more.stderr
+    assert len(started(directory)) == 6 + 5
+    assert len(statuses(directory)) == 4 + 4
+    assert set(statuses(directory).values()) == {"completed"}
+    assert files(directory / names[0]) == kept[names[0]]
 
 
 def test_killed_sweeps_end_like_one_that_was_left_alone(

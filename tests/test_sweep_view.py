@@ -14,7 +14,7 @@ def job(path: Path, number: int, state: str, epochs: int = 0) -> Job:
     run.mkdir()
     rows = [dict.fromkeys(COLUMNS, 0.5) | {"epoch": n + 1, "seconds": 2.0, "val/accuracy": 0.9} for n in range(epochs)]
     (run / "metrics.csv").write_text(metrics_csv(rows))
-    return Job(number, name, run, [], 500, 1, 1.0, state=state)
+    return Job(name, run, [], 500, 1, 1.0, state=state)
 
 
 def shown(view: SweepView, height: int) -> list[str]:
