@@ -201,7 +201,7 @@ class ProcessLauncher(Launcher):
                         stop_by = time.monotonic() + GRACE
                         for job in running:
                             _send(job, signal.SIGTERM)  # once: the second one would end it without a record
-                    while waiting and len(running) < limit:
+                    while waiting and len(running) < limit and not signals.received:
                         job = waiting.pop(0)
                         if len(gpus) > 1:
                             used = [other.gpu for other in running]
@@ -255,7 +255,9 @@ class ProcessLauncher(Launcher):
         ignored = ["ignore:resource_tracker:UserWarning", *filter(None, [os.environ.get("PYTHONWARNINGS")])]
         os.environ["PYTHONWARNINGS"] = ",".join(reversed(ignored))
         self.processes.set_forkserver_preload(PRELOADED)
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server's from now on: Ctrl-C reaches it as well
         forkserver.ensure_running()
+        signal.signal(signal.SIGINT, interrupt)
         os.environ.clear()
         os.environ.update(environment)
 
@@ -278,7 +280,7 @@ class ProcessLauncher(Launcher):
             job.log_start, job.record_time = log.stat().st_size, _record_time(job)
             job.process = self.processes.Process(target=_run_job, args=(arguments, log, job.gpu), name=job.name)
             job.process.start()
-        except OSError as error:
+        except (OSError, EOFError) as error:  # no room for it, or its server was killed
             job.state, job.cause = "failed", f"could not be started ({error})"
             return False
         return True
