@@ -99,7 +99,7 @@ def find_runs(directory: Path) -> Iterator[Path]:
         directories[:] = [name for name in directories if name not in WITHIN_A_RUN]
         if "run.json" in files:
             found.append(Path(place))
-    return iter(sorted(found, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))]))
+    return iter(sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", str(path))]))
 
 
 def results(directory: Path) -> list[dict[str, Any]]:
@@ -189,7 +189,9 @@ def view(rows: list[dict[str, Any]]) -> Group:
     if set(counts) == {"completed"}:
         lines = []
     lines += [f"  {row['run']}: {row['error']}" for row in rows if row["status"] == "failed"]
-    heading = "validation, and the accuracy on the test set, in %: mean ± standard deviation"
+    several = len({row["seed"] for row in rows if row["status"] == "completed"}) > 1
+    heading = "validation, and the accuracy on the test set, in %"
+    heading += ": mean ± standard deviation" if several else ""
     return Group(
         Text(heading, style="italic"),
         table(rows),

@@ -155,6 +155,7 @@ def test_jobs_that_raise_are_told_of_and_are_all_that_runs_again(
     assert files(directory / names[0]) == kept[names[0]]
 
 
+@pytest.mark.timeout(1200)  # for --kills 20
 def test_killed_sweeps_end_like_one_that_was_left_alone(
     command: Command, tiny: list[str], tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
