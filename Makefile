@@ -20,8 +20,8 @@ lint: .venv/installed  ## ruff: style and formatting
 types: .venv/installed  ## mypy, strict on the package
 	$(BIN)/mypy
 
-torture: .venv/installed  ## stop runs at 20 random moments by SIGKILL and by SIGTERM: they end with the same bits
-	$(BIN)/pytest -s tests/test_torture.py --kills 20
+torture: .venv/installed  ## stop runs at 20 random moments by SIGKILL and by SIGTERM, and a sweep five times: the same bits
+	$(BIN)/pytest -s tests/test_torture.py tests/test_launcher.py -k 'test_torture or killed' --kills 20
 
 benchmark: .venv/installed  ## measure the training loop beside its peers (about 25 minutes)
 	$(BIN)/mnist-benchmark

@@ -1,111 +1,275 @@
-"""`mnist-report DIR`: the runs under a directory as a table, printed and saved as `results.csv`."""
+"""`mnist-report DIR`: the runs under a directory, grouped over their seeds, as a table and as `results.csv`."""
 
 import argparse
 import csv
-from collections.abc import Iterator
+import os
+import re
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
+import yaml
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from mnist_mlp.rundir import durable_write, read_record
-from mnist_mlp.settings import SettingError, flatten, one_sentence
+from mnist_mlp.rundir import PLACES, durable_write, read_record
+from mnist_mlp.settings import SettingError, flatten, one_sentence, spelled
 
 METRICS = ("accuracy", "precision", "recall", "f1")
+KINDS = {"final": "last", "best": "best"}  # of a run's epochs: in the validation's columns, and in the test's
+NAMES = ("experiment", "model", "seed")
+SEEDS = ("seed", "data.seed")  # what differs between the runs of a group
+WITHIN_A_RUN = ("checkpoints", "tensorboard", ".hydra")
+REFRESH = 2.0  # seconds between two looks of --watch
 
 
 class RememberSweep(Callback):
-    """Hydra callback: notes where this process's sweep puts its jobs, for the table at its end."""
+    """Hydra callback: notes where this process's sweep puts its jobs, for the table at its end.
+
+    A sweep that was refused before its first job has no table. Of jobs in other processes their launcher tells.
+    """
 
     directory: ClassVar[Path | None] = None
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        RememberSweep.directory = Path(config.hydra.sweep.dir)
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            RememberSweep.directory = Path(config.hydra.sweep.dir)
 
 
 def main() -> None:
     """Runs `mnist-report`. Exit status: 0, or 1 where DIR holds no runs."""
     parser = argparse.ArgumentParser(
-        prog="mnist-report", description="Prints the runs under DIR as a table and saves it as DIR/results.csv."
+        prog="mnist-report",
+        description="Prints the runs under DIR, grouped over their seeds, and saves a row for each as DIR/results.csv.",
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="a run, a sweep or any directory above them")
+    parser.add_argument("--watch", action="store_true", help="show the table anew every two seconds, until Ctrl-C")
     arguments = parser.parse_args()
     with one_sentence():
-        summarise(arguments.directory)
+        if arguments.watch:
+            watch(arguments.directory)
+        else:
+            summarise(arguments.directory)
 
 
 def summarise(directory: Path) -> None:
-    """Prints the table of the runs under `directory` and saves it there as `results.csv`.
+    """Prints the table of the runs under `directory` and saves a row for each there, as `results.csv`.
 
     Raises:
         SettingError: there are none.
     """
-    runs = list(find_runs(directory))
-    if not runs:
-        raise SettingError("DIR", directory, "holds no runs: give a directory with a run.json somewhere under it")
-    results = [result(path.relative_to(directory), record, rows) for path, record, rows in runs]
-    columns = list(dict.fromkeys(column for row in results for column in row))
+    rows = results(directory)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(results)
+    writer.writerows(rows)
     durable_write(directory / "results.csv", text.getvalue().encode())
-    console = Console()
-    console.print(table(results))
-    console.print(f"Saved as {directory / 'results.csv'}", soft_wrap=True)
+    console = Console(highlight=False)
+    console.print(view(rows))
+    console.print(f"Saved as {os.path.relpath(directory / 'results.csv')}", soft_wrap=True)
 
 
-def find_runs(directory: Path) -> Iterator[tuple[Path, dict[str, Any], list[dict[str, str]]]]:
-    """Each run directory under `directory` in order of its path, with its `run.json` and the rows of `metrics.csv`."""
-    for file in sorted(directory.rglob("run.json")):
-        metrics = file.with_name("metrics.csv")
-        rows = list(csv.DictReader(metrics.read_text().splitlines())) if metrics.exists() else []
-        yield file.parent, read_record(file.parent), rows
+def watch(directory: Path) -> None:
+    """Shows the table on the terminal, and what has changed in it, until it is interrupted.
+
+    Raises:
+        SettingError: there are no runs.
+    """
+    with Live(view(results(directory)), console=Console(highlight=False), auto_refresh=False) as live:
+        while True:
+            time.sleep(REFRESH)
+            live.update(view(results(directory)), refresh=True)
 
 
-def result(name: Path, record: dict[str, Any], rows: list[dict[str, str]]) -> dict[str, Any]:
-    """One row of `results.csv`: the run, its last and its best epoch's validation metrics, its test metrics."""
+def find_runs(directory: Path) -> Iterator[Path]:
+    """Each run directory under `directory`, in order of its path, with numbers in their order."""
+    found = []
+    for place, directories, files in os.walk(directory):
+        directories[:] = [name for name in directories if name not in WITHIN_A_RUN]
+        if "run.json" in files:
+            found.append(Path(place))
+    return iter(sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", str(path))]))
+
+
+def results(directory: Path) -> list[dict[str, Any]]:
+    """The rows of `results.csv`, one for each run under `directory`.
+
+    A setting that differs between runs of one experiment and model, the seed aside, has a column of its own.
+
+    Raises:
+        SettingError: there are no runs.
+    """
+    paths = list(find_runs(directory))
+    if not paths:
+        raise SettingError("DIR", directory, "holds no runs: give a directory with a run.json somewhere under it")
+    records = [read_record(path) for path in paths]
+    settings = [read_settings(path) for path in paths]
+    values: dict[tuple[Any, str], set[str]] = defaultdict(set)
+    counts = Counter((record.get("experiment"), record.get("model")) for record in records)
+    present: Counter[tuple[Any, str]] = Counter()
+    for record, given in zip(records, settings, strict=True):
+        for name, value in given.items():
+            key = ((record.get("experiment"), record.get("model")), name)
+            values[key].add(value)
+            present[key] += 1
+    varied = sorted({key[1] for key, seen in values.items() if len(seen) > 1 or present[key] < counts[key[0]]})
+    return [
+        result(path.relative_to(directory), record, read_epochs(path), {name: given.get(name) for name in varied})
+        for path, record, given in zip(paths, records, settings, strict=True)
+    ]
+
+
+def read_settings(path: Path) -> dict[str, str]:
+    """The run's settings, less its seed and place, each as the command line writes it."""
+    try:
+        # Not OmegaConf, which takes twenty times as long: there may be thousands.
+        config = yaml.load((path / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        return {}
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingError("DIR", path / "config.yaml", f"cannot be read ({' '.join(str(error).split())})") from error
+    left_out = (*PLACES, *SEEDS, "experiment", "network")
+    return {
+        name: str(spelled(value))
+        for name, value in flatten(config).items()
+        if name not in left_out and not name.startswith("data.sha256")  # which follow from the data
+    }
+
+
+def read_epochs(path: Path) -> list[str]:
+    """The lines of the run's `metrics.csv`: the heading, then one for each epoch."""
+    metrics = path / "metrics.csv"
+    return metrics.read_text().splitlines() if metrics.exists() else []
+
+
+def result(name: Path, record: dict[str, Any], epochs: list[str], varied: dict[str, str | None]) -> dict[str, Any]:
+    """One row of `results.csv`: the run, its last and its best epoch's validation metrics, its test metrics.
+
+    Args:
+        name: of the run.
+        record: its `run.json`.
+        epochs: the lines of its `metrics.csv`.
+        varied: its settings that other runs have otherwise.
+    """
     best_epoch = record.get("best", {}).get("epoch")
-    best_row = next((row for row in rows if row["epoch"] == str(best_epoch)), {})
+    best_row: dict[str, str] = {}
+    if best_epoch is not None and best_epoch < len(epochs):
+        best_row = dict(zip(epochs[0].split(","), epochs[best_epoch].split(","), strict=True))
     return {
         "run": str(name),
-        **{key: record.get(key) for key in ("status", "experiment", "model", "seed", "epochs")},
+        "status": record.get("status"),
+        **{key: record.get(key) for key in NAMES},
+        **varied,
+        "epochs": record.get("epochs") if record.get("status") == "completed" else max(0, len(epochs) - 1),
         **{f"final/{key}": value for key, value in (record.get("final") or {}).items() if key.startswith("val/")},
         "best/epoch": best_epoch,
         **{f"best/{key}": value for key, value in best_row.items() if key.startswith("val/")},
         **{f"test/{key.replace('.', '/')}": value for key, value in flatten(record.get("test", {})).items()},
         "seconds": record.get("wall_seconds"),
         "weights_sha256": record.get("weights_sha256"),
+        "error": " ".join(str(record.get("error", "")).split()),
     }
 
 
-def table(results: list[dict[str, Any]]) -> Table:
-    """Two lines per run, its last epoch and its best one; metrics in percent, at most 80 columns wide."""
-    view = Table(box=None, pad_edge=False, header_style="bold", title="validation, with the test set's accuracy")
-    for column in ("run", "epoch", "accuracy", "precision", "recall", "F1", "test", "seconds"):
-        view.add_column(column, justify="left" if column == "run" else "right", no_wrap=column != "run")
+def view(rows: list[dict[str, Any]]) -> Group:
+    """The table, and under it what is not completed."""
+    counts = Counter(row["status"] for row in rows)
+    lines = [f"{len(rows)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.most_common())]
+    if set(counts) == {"completed"}:
+        lines = []
+    lines += [f"  {row['run']}: {row['error']}" for row in rows if row["status"] == "failed"]
+    several = len({row["seed"] for row in rows if row["status"] == "completed"}) > 1
+    heading = "validation, and the accuracy on the test set, in %"
+    heading += ": mean ± standard deviation" if several else ""
+    return Group(
+        Text(heading, style="italic"),
+        table(rows),
+        *(Text(line, style="red" if line[0] == " " else "") for line in lines),
+    )
 
-    def percent(value: Any) -> str:
-        return "" if value is None else f"{float(value):.2%}"
 
-    for row in results:
-        name = f"{row['experiment']}\n{row['model']}, seed {row['seed']}"
-        if row["status"] == "completed":
-            kinds = {"final": "last", "best": "best"}
-            view.add_row(
-                name,
-                f"last {row['epochs']}\nbest {row['best/epoch']}",
-                *("\n".join(percent(row.get(f"{kind}/val/{metric}")) for kind in kinds) for metric in METRICS),
-                "\n".join(percent(row.get(f"test/{kind}/accuracy")) for kind in kinds.values()),
-                f"{row['seconds']:.1f}",
-            )
-        else:
-            view.add_row(f"{name}\n[red]{row['status']}[/red]")
-    return view
+def table(rows: list[dict[str, Any]]) -> Table:
+    """Means over the seeds: for each combination of the other settings its last epoch and its best one, with the
+    standard deviation under each where there are several seeds; metrics in percent, at most 80 columns wide.
+
+    The highest mean of a column is bold and has an asterisk, among the last epochs and among the best ones.
+    """
+    columns = list(rows[0])
+    others = columns[columns.index("seed") + 1 : columns.index("epochs")]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[name] for name in ("experiment", "model", *others))].append(row)
+    # A run that lies in two directories counts once.
+    completed = {
+        key: list({row["seed"]: row for row in runs if row["status"] == "completed"}.values())
+        for key, runs in groups.items()
+    }
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for column in ("run", "epoch", *METRICS, "test", "seconds"):
+        text = {"f1": "F1"}.get(column, column)
+        # Numbers leave room for an asterisk, and so do their headings.
+        text += " " if column in (*METRICS, "test") else ""
+        shown.add_column(text, justify="left" if column == "run" else "right", no_wrap=column != "run", overflow="fold")
+
+    def values(runs: Iterable[dict[str, Any]], metric: str, kind: str) -> list[float]:
+        column = f"test/{KINDS[kind]}/accuracy" if metric == "test" else f"{kind}/val/{metric}"
+        return [100 * float(row[column]) for row in runs if row.get(column) not in (None, "")]
+
+    highest = {
+        (metric, kind): max(
+            (statistics.fmean(found) for runs in completed.values() if (found := values(runs, metric, kind))),
+            default=None,
+        )
+        for metric in (*METRICS, "test")
+        for kind in KINDS
+    }
+
+    def cell(runs: list[dict[str, Any]], metric: str) -> str:
+        lines = []
+        for kind in KINDS:
+            found = values(runs, metric, kind)
+            mark = len(groups) > 1 and found and statistics.fmean(found) == highest[metric, kind]
+            text = f"{statistics.fmean(found):.2f}" if found else ""
+            lines += [f"[bold]{text}*[/bold]" if mark else f"{text} "]
+            lines += [f"±{statistics.stdev(found):.2f} "] if len(found) > 1 else []
+        return "\n".join(lines)
+
+    for (experiment, model, *settings), runs in groups.items():
+        done = completed[experiment, model, *settings]
+        name = [str(experiment), str(model)]
+        if len(done) == 1:
+            name[1] += f", seed {done[0]['seed']}"
+        varied = {other.rpartition(".")[2]: value for other, value in zip(others, settings, strict=True)}
+        name += [f"{leaf}={value}" for leaf, value in varied.items() if value is not None]
+        name += [f"n = {len(done)}"] if len(done) > 1 else []
+        name = [escape(line) for line in name]
+        name += [
+            f"[red]{count} {status}[/red]"
+            for status, count in Counter(row["status"] for row in runs if row["status"] != "completed").items()
+        ]
+        if not done:
+            shown.add_row("\n".join(name))
+            continue
+        epochs = []
+        for kind, column in (("last", "epochs"), ("best", "best/epoch")):
+            reached = sorted({row[column] for row in done})
+            epochs += [f"{kind} {reached[0]}"]
+            epochs += [f"to {reached[-1]}" if len(reached) > 1 else ""] if len(done) > 1 else []
+        seconds = [row["seconds"] for row in done]
+        spent = f"{statistics.fmean(seconds):.1f}" + (f"\n±{statistics.stdev(seconds):.1f}" if len(done) > 1 else "")
+        shown.add_row("\n".join(name), "\n".join(epochs), *(cell(done, metric) for metric in (*METRICS, "test")), spent)
+    return shown
 
 
 if __name__ == "__main__":

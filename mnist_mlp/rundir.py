@@ -104,8 +104,7 @@ class RunDirectory:
         if longer:
             del others["trainer.max_epochs"]
         if others:
-            kept = ", ".join(f"{name}={spelled(before)} (not {spelled(now)})" for name, (before, now) in others.items())
-            raise SettingError("run_dir", self.path, f"was run with {kept}: keep that, or give another run_dir")
+            raise SettingError("run_dir", self.path, f"{was_run_with(others)}: keep that, or give another run_dir")
         return bool(longer)
 
     def refuse_checkpoint(self, checkpoint: Mapping[str, Any], config: DictConfig) -> None:
@@ -162,6 +161,12 @@ def other_settings(one: Mapping[str, Any] | DictConfig, other: Mapping[str, Any]
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name) and name not in PLACES
     }
+
+
+def was_run_with(others: Mapping[str, tuple[Any, Any]]) -> str:
+    """What to say of `other_settings`, as the command line writes them."""
+    kept = (f"{name}={spelled(before)} (not {spelled(now)})" for name, (before, now) in others.items())
+    return f"was run with {', '.join(kept)}"
 
 
 def read_record(path: Path) -> dict[str, Any]:

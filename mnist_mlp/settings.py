@@ -119,6 +119,14 @@ RULES: dict[str, Rule] = {
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),
 }
 
+# Of a whole sweep, looked at before its first job.
+SWEEP_RULES: dict[str, Rule] = {
+    "sweep": RULES["sweep"],
+    "hydra.launcher.jobs": _optional(_whole(1)),
+    "hydra.launcher.retries": _whole(0),
+    "hydra.launcher.fail_fast": TRUTH,
+}
+
 BACKPROP_RULES: dict[str, Rule] = {
     "expression": Rule(lambda value: isinstance(value, str), "a text"),
     "values": Rule(lambda value: isinstance(value, dict), "a group of settings, such as values.x=1"),
@@ -149,15 +157,29 @@ def check(config: DictConfig, rules: Mapping[str, Rule] = RULES) -> None:
             raise SettingError(setting, value, f"must be {rule.wanted}")
 
 
+def settle(config: DictConfig) -> None:
+    """Brings a run's configuration into the form that `config.yaml` records: checked, resolved, true from anywhere.
+
+    Raises:
+        SettingError: a setting breaks its rule.
+    """
+    check(config)
+    OmegaConf.resolve(config)
+    if config.data.get("root") is not None:
+        config.data.root = os.path.abspath(config.data.root)
+
+
 class CheckBeforeRun(Callback):
     """Hydra callback: a single run is checked before Hydra makes its directory, so that a refused one leaves none.
 
-    Of a sweep, only its name can be checked as early.
+    Of a sweep, its name and its launcher are checked as early; of its jobs, each launcher takes care.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if not RULES["sweep"].accepts(config.sweep):
-            end(SettingError("sweep", config.sweep, f"must be {RULES['sweep'].wanted}"))
+        try:
+            check(config, SWEEP_RULES)
+        except SettingError as error:
+            end(error)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
@@ -208,11 +230,16 @@ def compose_config(overrides: list[str], application: str = "train") -> DictConf
         config = compose(application, overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # what ${hydra:...} looks at
     try:
-        settings = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        settings = without_hydra(config)
         OmegaConf.resolve(settings)
     finally:
         HydraConfig.instance().cfg = None
     return settings
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy of what Hydra composed, less its own node."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def refuse_empty_groups(arguments: list[str]) -> None:
@@ -300,7 +327,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}; lists stay values."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping | DictConfig):
+        if isinstance(value, (dict, Mapping, DictConfig)):  # a dict is known at once
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

@@ -15,16 +15,17 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mnist_mlp import launcher
 from mnist_mlp.report import RememberSweep, summarise
 from mnist_mlp.rundir import RunDirectory
 from mnist_mlp.settings import (
     NonFiniteLossError,
     SettingError,
-    check,
     name_sweep_jobs,
     one_sentence,
     refuse_empty_groups,
     sentence,
+    settle,
 )
 from mnist_mlp.signals import InterruptionError, StopSignals
 
@@ -42,12 +43,15 @@ def main() -> None:
     with one_sentence():
         refuse_empty_groups(sys.argv[1:])
         sys.argv += name_sweep_jobs(sys.argv[1:])
+        launcher.register()
         try:
             job()
         finally:
             if RememberSweep.directory is not None:
                 with contextlib.suppress(SettingError):  # no job came so far as to leave a record
                     summarise(RememberSweep.directory)
+    if launcher.ProcessLauncher.failed:
+        sys.exit(1)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://mnist_mlp.conf", config_name="train")
@@ -93,10 +97,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         InterruptionError: a signal asked the run to stop; it did, at the end of an optimizer step, and can be resumed.
         NonFiniteLossError: a loss became NaN or infinite; the run is marked failed, with what was written kept.
     """
-    check(config)
-    OmegaConf.resolve(config)
-    if config.data.get("root") is not None:
-        config.data.root = os.path.abspath(config.data.root)  # config.yaml then says it from anywhere
+    settle(config)
     with disk_errors(config.run_dir), RunDirectory(Path(config.run_dir)) as run, StopSignals() as signals:
         if run.last.exists():
             longer = run.refuse_other_settings(config)
