@@ -9,7 +9,7 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 sweep: .venv/installed  ## train both networks in both experiments and print the table; EPOCHS=500 for the report's length
-	$(BIN)/mnist-train -m sweep=report $(SWEEP) trainer.max_epochs=$(EPOCHS)
+	$(BIN)/mnist-train -m sweep=report_$(EPOCHS)_epochs $(SWEEP) trainer.max_epochs=$(EPOCHS)
 
 test: lint types  ## lint, types and tests
 	$(BIN)/pytest -n 2
