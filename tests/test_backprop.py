@@ -190,7 +190,7 @@ def test_a_sweep_has_a_directory_for_each(command: Command, tmp_path: Path) -> N
 def test_a_network(command: Command, tmp_path: Path) -> None:
     done = command("mnist-backprop", "network=network_a", "sample=3", "run_dir=r", "tensorboard=true")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("MLP, validation image 3: the digit 0, loss ")
+    assert done.stdout.startswith("untrained MLP, validation image 3: the digit 0, loss ")
     assert "| layers.6 ReLU    |" in done.stdout
     assert {path.name for path in (tmp_path / "r").iterdir()} == {
         "network.md",

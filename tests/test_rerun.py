@@ -105,7 +105,7 @@ def test_what_was_edited_since_and_where_it_ran_are_named(run: Runner, finished:
         "  the run had uncommitted changes, and its uncommitted.diff is not there",
     }
     (old / "uncommitted.diff").write_text("a diff of its own")
-    lines = rerun(old, tmp_path / "again", epochs=1)[1]
+    lines = rerun(old, tmp_path / "more", epochs=1)[1]
     assert lines[-1].startswith(f"  uncommitted changes: compare {old / 'uncommitted.diff'} with ")
 
 
