@@ -105,12 +105,14 @@ def test_watch_shows_what_is_new_until_it_is_interrupted(tmp_path: Path) -> None
     output = tmp_path / "output"
     with output.open("w") as file:
         script = Path(sys.executable).with_name("mnist-report")
+        # As on a terminal: a shell starts what runs in its background, as these tests may, with SIGINT ignored.
+        on_terminal = (
+            "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+        )
         process = subprocess.Popen(
-            [script, tmp_path, "--watch"],
+            [sys.executable, "-c", on_terminal, script, tmp_path, "--watch"],
             stdout=file,
             env={"FORCE_COLOR": "1", "COLUMNS": "80"},
-            # As on a terminal: a shell starts what runs in its background with SIGINT ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             for accuracy in ("25.00", "87.50"):
