@@ -157,7 +157,7 @@ def table(network: str, measured: dict[str, list[Epoch]]) -> Table:
     view = Table(title=f"{network}, seconds per training epoch", box=box.MARKDOWN)
     for column in ("", "seconds", "× plain loop", "× arithmetic", "whole epoch", "× plain loop"):
         view.add_column(column, justify="left" if not column else "right", no_wrap=True)
-    rows = {name: epochs[1:] for name, epochs in measured.items() if len(epochs) > 1 and "error" not in epochs[-1]}
+    rows = after_the_first(measured)
     for name, epochs in sorted(rows.items(), key=lambda row: median(epoch["train"] for epoch in row[1])):
         wholes = [epoch["whole"] for epoch in epochs]
         cells = [spread([epoch["train"] for epoch in epochs])]
@@ -168,6 +168,11 @@ def table(network: str, measured: dict[str, list[Epoch]]) -> Table:
         if "error" in epochs[-1]:
             view.add_row(name, f"not measured: {epochs[-1]['error']}")
     return view
+
+
+def after_the_first(measured: dict[str, list[Epoch]]) -> dict[str, list[Epoch]]:
+    """The epochs that count, of each contender that has any and did not fail."""
+    return {name: epochs[1:] for name, epochs in measured.items() if len(epochs) > 1 and "error" not in epochs[-1]}
 
 
 def ratios(epochs: Sequence[Epoch], others: Sequence[Epoch], key: str = "train") -> list[float]:
@@ -187,11 +192,8 @@ def chart(networks: dict[str, dict[str, list[Epoch]]], path: Path) -> None:
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, (network, measured) in zip(figure.subplots(1, len(networks)), networks.items(), strict=True):
-        seconds = {
-            name: median(epoch["train"] for epoch in epochs[1:])
-            for name, epochs in measured.items()
-            if len(epochs) > 1 and "error" not in epochs[-1]
-        }
+        rows = after_the_first(measured)
+        seconds = {name: median(epoch["train"] for epoch in epochs) for name, epochs in rows.items()}
         names = sorted(seconds, key=lambda name: -seconds[name])
         colors = ["tab:orange" if name in OURS else "tab:gray" for name in names]
         bars = axes.barh(names, [seconds[name] for name in names], color=colors)

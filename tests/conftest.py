@@ -91,3 +91,10 @@ def command(tmp_path: Path) -> Command:
         )
 
     return start
+
+
+class Payload:
+    """What unpickling would execute: it leaves a file `executed` in the current directory."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
+from conftest import Command, Payload
 
 from mnist_mlp.evaluate import evaluate, load_classifier
 from mnist_mlp.settings import SettingError
@@ -27,11 +27,6 @@ def test_the_validation_split_scores_the_last_row(command: Command, finished: Fi
     assert done.returncode == 0, done.stderr
     expected = {name: record["final"][f"val/{name}"] for name in ("accuracy", "precision", "recall", "f1", "loss")}
     assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-6)
-
-
-class Payload:
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("executed"),))
 
 
 def test_nothing_in_a_checkpoint_is_executed(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PACKAGE_FILES, Command, Runner
+from conftest import PACKAGE_FILES, Command, Payload, Runner
 from PIL import Image
 
 from mnist_mlp.evaluate import load_classifier
@@ -142,11 +142,6 @@ def test_a_checkpoint_without_its_mean_is_one_sentence(finished: Finished, tmp_p
     torch.save(content, tmp_path / "c.ckpt")
     with pytest.raises(SettingError, match="does not say which mean and std"):
         predict(tmp_path / "c.ckpt", [DIGITS[0].astype(np.float32)])
-
-
-class Payload:
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("executed"),))
 
 
 def test_nothing_in_a_checkpoint_is_executed(
