@@ -4,12 +4,24 @@ EPOCHS ?= 10
 BIN := .venv/bin
 SWEEP := experiment=baseline,dropout_scheduler model=network_a,network_b
 
-.PHONY: help install sweep test lint types torture lock benchmark tensorboard clean
+# $(call at-most,N): EPOCHS where that is less, else N.
+at-most = $(shell echo $$(( $(EPOCHS) < $(1) ? $(EPOCHS) : $(1) )))
+
+.PHONY: help install sweep paper test lint types torture lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 sweep: .venv/installed  ## train both networks in both experiments and print the table; EPOCHS=500 for the report's length
 	$(BIN)/mnist-train -m sweep=report_$(EPOCHS)_epochs $(SWEEP) trainer.max_epochs=$(EPOCHS)
+
+# One sweep after the other; the same command goes on where it stopped. Compiled steps: a third to a half of the time.
+PAPER = $(BIN)/mnist-train trainer.compile=true model=network_a,network_b -m sweep=paper_$(EPOCHS)_epochs
+paper: EPOCHS = 500
+paper: .venv/installed  ## the report's experiments at full length, and over five seeds; EPOCHS=20 for a shorter one
+	$(PAPER)/long experiment=baseline,dropout_scheduler,dropout_as_run trainer.max_epochs=$(EPOCHS)
+	$(PAPER)/intended experiment=dropout_as_intended trainer.max_epochs=$(call at-most,100)
+	$(PAPER)/seeds experiment=baseline,dropout_scheduler,dropout_as_run,dropout_as_intended seed='range(0,5)' \
+	  trainer.max_epochs=$(call at-most,40)
 
 test: lint types  ## lint, types and tests
 	$(BIN)/pytest -n 2

@@ -89,7 +89,10 @@ RULES: dict[str, Rule] = {
     "threads": _optional(_whole(1)),
     "average": _choice("weighted", "macro", "micro"),
     "run_dir": TEXT,
-    "sweep": _matching(r"(?!\.\.?$)[^/\\]+", "a name without slashes: it becomes logs/sweeps/NAME"),
+    "sweep": _matching(
+        r"(?!\.\.?(/|$))[^/\\]+(/(?!\.\.?(/|$))[^/\\]+)*",
+        "a name such as seeds or paper/long: it becomes logs/sweeps/NAME",
+    ),
     "data.root": _optional(TEXT),
     "data.download": TRUTH,
     "data.mirror": _optional(_matching("(https?|ftp|file)://.+", "a URL, such as https://example.org/mnist")),
@@ -113,10 +116,15 @@ RULES: dict[str, Rule] = {
     ),
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": Rule(lambda value: value == 1 and _number(value), "1: a run uses one device"),
+    "trainer.strategy": Rule(lambda value: value == "auto", "auto: a run uses one device"),
     "trainer.compile": TRUTH,
     "trainer.deterministic": Rule(lambda value: value == "warn" or isinstance(value, bool), "true, false or warn"),
     "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),
+    "tensorboard.enabled": TRUTH,
+    "tensorboard.images_every": _optional(_whole(1)),
+    "tensorboard.histograms_every": _optional(_whole(1)),
+    "tensorboard.embeddings": TRUTH,
 }
 
 # Of a whole sweep, looked at before its first job.

@@ -58,7 +58,9 @@ def main() -> None:
 def job(config: DictConfig) -> dict[str, Any]:
     """One Hydra job: a run in the directory that Hydra gives it."""
     mode = HydraConfig.get().mode
-    config.run_dir = HydraConfig.get().runtime.output_dir if mode == RunMode.MULTIRUN else config.run_dir
+    place = Path(HydraConfig.get().runtime.output_dir if mode == RunMode.MULTIRUN else config.run_dir).absolute()
+    # A record that is committed says nothing of the machine that it was made on.
+    config.run_dir = str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
     try:
         return train(config)
     except InterruptionError as error:

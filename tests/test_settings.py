@@ -22,7 +22,7 @@ BAD_INPUT = {
     "optimizer.fused=maybe": "optimizer.fused=maybe: must be true or false, or null",
     "trainer.deterministic=maybe": "trainer.deterministic=maybe: must be true, false or warn",
     "data.mirror=banana": "data.mirror=banana: must be a URL, such as https://example.org/mnist, or null",
-    "sweep=../..": "sweep=../..: must be a name without slashes: it becomes logs/sweeps/NAME",
+    "sweep=../..": "sweep=../..: must be a name such as seeds or paper/long: it becomes logs/sweeps/NAME",
     "trainer.max_epochs=0": "trainer.max_epochs=0: must be a whole number of at least 1",
     "trainer.max_epochs=2.5": "trainer.max_epochs=2.5: must be a whole number of at least 1",
     "trainer=3": "trainer=3: must be a group of settings, such as trainer.max_epochs",
@@ -72,7 +72,7 @@ def test_bad_input_found_later_is_one_sentence_too(command: Command, tmp_path: P
 def test_a_sweep_is_not_put_anywhere(command: Command, tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
     done = command("mnist-train", "-m", "sweep=../../..", "seed=0,1")
-    expected = "sweep=../../..: must be a name without slashes: it becomes logs/sweeps/NAME\n"
+    expected = "sweep=../../..: must be a name such as seeds or paper/long: it becomes logs/sweeps/NAME\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
     assert [path.name for path in tmp_path.iterdir()] == ["inside"]
 
