@@ -326,7 +326,9 @@ def _quoted(value: str) -> str:
 def _fingerprint(config: DictConfig) -> str:
     """The same for two configurations that are the same run, wherever it lies."""
     container: Any = OmegaConf.to_container(config)
-    return json.dumps({name: value for name, value in sorted(flatten(container).items()) if name not in PLACES})
+    settings = sorted(flatten(container).items())
+    # A setting that came after a run was made is null where that run is repeated.
+    return json.dumps({name: value for name, value in settings if name not in PLACES and value is not None})
 
 
 def _wait_for(path: Path, deadline: float) -> None:

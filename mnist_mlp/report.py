@@ -123,7 +123,9 @@ def results(directory: Path) -> list[dict[str, Any]]:
             key = ((record.get("experiment"), record.get("model")), name)
             values[key].add(value)
             present[key] += 1
-    varied = sorted({key[1] for key, seen in values.items() if len(seen) > 1 or present[key] < counts[key[0]]})
+    # A run that lacks a setting, since that is newer or of another optimizer, ran as with null.
+    lacking = {key: {"null"} if present[key] < counts[key[0]] else set() for key in values}
+    varied = sorted({key[1] for key, seen in values.items() if len(seen | lacking[key]) > 1})
     return [
         result(path.relative_to(directory), record, read_epochs(path), {name: given.get(name) for name in varied})
         for path, record, given in zip(paths, records, settings, strict=True)

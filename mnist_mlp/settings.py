@@ -99,6 +99,7 @@ RULES: dict[str, Rule] = {
     "data.mean": _optional(NUMBER),
     "data.std": _optional(ABOVE_ZERO),
     "data.test_size": _whole(1),
+    "data.validation_size": _optional(_whole(1)),
     "data.split_seed": SEED,
     "data.batch_size": _whole(1),
     "data.eval_batch_size": _whole(1),
