@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_mlp.rundir import PLACES, durable_write, read_record
+from mnist_mlp.search import STUDY, conclude
 from mnist_mlp.settings import SettingError, flatten, one_sentence, spelled
 
 METRICS = ("accuracy", "precision", "recall", "f1")
@@ -76,7 +77,7 @@ def summarise(directory: Path) -> None:
     writer.writerows(rows)
     durable_write(directory / "results.csv", text.getvalue().encode())
     console = Console(highlight=False)
-    console.print(view(rows))
+    console.print(conclude(directory) if (directory / STUDY).exists() else view(rows))
     console.print(f"Saved as {os.path.relpath(directory / 'results.csv')}", soft_wrap=True)
 
 
