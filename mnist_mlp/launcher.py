@@ -34,9 +34,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mnist_mlp.report import RememberSweep
 from mnist_mlp.rundir import PLACES, RunDirectory, other_settings, read_record, was_run_with
-from mnist_mlp.search import STUDY, Search
+from mnist_mlp.search import Search
 from mnist_mlp.settings import FULL_ERROR, SettingError, flatten, load_yaml, settle, without_hydra
 from mnist_mlp.signals import StopSignals
+from mnist_mlp.study import STUDY
 from mnist_mlp.sweep_view import Job, SweepView, last_row
 
 GRACE = 10.0  # seconds that a job which was asked to stop may take for its current optimizer step

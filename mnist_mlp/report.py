@@ -23,8 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_mlp.rundir import PLACES, durable_write, read_record
-from mnist_mlp.search import STUDY, conclude
 from mnist_mlp.settings import SettingError, flatten, one_sentence, spelled
+from mnist_mlp.study import STUDY, conclude
 
 METRICS = ("accuracy", "precision", "recall", "f1")
 KINDS = {"final": "last", "best": "best"}  # of a run's epochs: in the validation's columns, and in the test's

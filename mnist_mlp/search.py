@@ -1,20 +1,18 @@
 """`mnist-train -m search=tpe`: better settings, looked for by Optuna, each trial a job of a sweep.
 
-The study lies in the sweep's directory and is written before a trial starts and when it ends, so a search goes on where it
-was killed. What a trial's values are depends on the study and on (seed, trial) alone: with one job at a time a search is
-repeatable, kills or none; with more it depends on which trial ends first. Optuna takes a second to import, which a command
-that does not search does not spend.
+The study lies in the sweep's directory and is written before a trial starts and when it ends, so that a search goes on
+where it was killed. A trial's values are a function of the study and of (seed, trial) alone: with one job at a time a
+search is repeatable, kills or none; with more, by how fast they are. Optuna takes a second to import, which a command that
+does not search does not spend.
 """
 
-import csv
 import json
 import math
 import os
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -22,11 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
-from mnist_mlp.rundir import PLACES, RunDirectory, durable_write, other_settings, read_record, was_run_with
+from mnist_mlp.rundir import RunDirectory, other_settings, read_record, was_run_with
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import (
     NUMBER,
@@ -37,10 +32,21 @@ from mnist_mlp.settings import (
     check,
     end,
     flatten,
-    load_yaml,
     no_such_setting,
     settle,
     without_hydra,
+)
+from mnist_mlp.study import (
+    DIRECTORY,
+    NAMES,
+    STUDY,
+    Direction,
+    close,
+    counts,
+    objective_values,
+    open_study,
+    trials_of,
+    write_best,
 )
 from mnist_mlp.sweep_view import Job
 
@@ -50,13 +56,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-STUDY = "study.db"  # SQLite: one file that is whole after any kill, and what Optuna's other tools read
-Direction = Literal["minimize", "maximize"]
-BEST = Path("experiment") / "best.yaml"  # in the sweep's directory, where --config-dir finds it
-DIRECTORY = "directory"  # a trial's own attribute in the study: the name of its run directory
 DIGITS = 4  # of a value from an interval: nobody types, or needs, the others
-SHOWN = 10  # trials in the table
-NAMES = (*PLACES, "experiment", "network")  # of a run; not what it does
 
 # With another of these the trials could not be compared with each other, or would not be runs of their own.
 FIXED = (*NAMES, "data.test_size", "data.validation_size", "data.split_seed", "data.eval_batch_size")
@@ -220,7 +220,7 @@ class Search:
             study, storage = open_study(temporary, self.direction)
             for name, value in attributes.items():
                 study.set_user_attr(name, value)
-            _close(storage)
+            close(storage)
             temporary.replace(path)
         study, storage = open_study(path)
         others = other_settings(study.user_attrs["settings"], attributes["settings"])
@@ -368,126 +368,6 @@ class Search:
 
         states = [trial.state for trial in trials_of(self.study).values()]
         return len(states) >= self.settings.trials and TrialState.RUNNING not in states
-
-
-def open_study(path: Path, direction: Direction | None = None) -> tuple["Study", "RDBStorage"]:
-    """The study in a file; with a direction a new one."""
-    import optuna
-
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
-    if direction is not None:
-        return optuna.create_study(storage=storage, study_name="search", direction=direction), storage
-    return optuna.load_study(study_name="search", storage=storage), storage
-
-
-def _close(storage: "RDBStorage") -> None:
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-def trials_of(study: "Study") -> "dict[str, FrozenTrial]":
-    """The trials by their directories' names; of one that failed and was tried again, the last try."""
-    return {trial.user_attrs[DIRECTORY]: trial for trial in study.get_trials(deepcopy=False)}
-
-
-def objective_values(path: Path, objective: str) -> list[float]:
-    """A column of a run's `metrics.csv`."""
-    try:
-        text = (path / "metrics.csv").read_text()
-    except FileNotFoundError:
-        return []
-    return [float(row[objective]) for row in csv.DictReader(text.splitlines())]
-
-
-def counts(study: "Study") -> str:
-    """How many trials came to what end."""
-    found = Counter(trial.state.name for trial in trials_of(study).values())
-    said = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
-    return ", ".join(f"{found[state]} {word}" for state, word in said.items() if found[state] or word == "complete")
-
-
-def conclude(directory: Path) -> Group:
-    """Writes what is known so far: the best settings as an experiment, and a plot; returns the best trials as a table."""
-    from mnist_mlp.graph_figure import png, svg
-    from mnist_mlp.search_figure import draw
-
-    study, storage = open_study(directory / STUDY)
-    try:
-        figure = draw(study)
-        for kind, save in (("png", png), ("svg", svg)):
-            durable_write(directory / f"search.{kind}", save(figure))
-        lines = [Text(f"{len(trials_of(study))} trials: {counts(study)}")]
-        ranked = ranking(study)
-        if ranked:
-            write_best(study, directory)
-            lines.append(Text(f"Best settings: mnist-train --config-dir {os.path.relpath(directory)} experiment=best"))
-        return Group(_table(study, ranked[:SHOWN]), *lines)
-    finally:
-        _close(storage)
-
-
-def ranking(study: "Study") -> "list[FrozenTrial]":
-    """The complete trials, the best first; of a tie the earliest."""
-    from optuna.study import StudyDirection
-    from optuna.trial import TrialState
-
-    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
-    return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
-
-
-def _table(study: "Study", ranked: "list[FrozenTrial]") -> Table:
-    objective = study.user_attrs["settings"]["search.objective"]
-    settings = list(ranked[0].params) if ranked else []
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left", title_style="italic")
-    table.title = "the best trials" if ranked else "no trial is complete yet"
-    for column in ("trial", objective, *(name.rpartition(".")[2] for name in settings)):
-        table.add_column(column, justify="right" if column != "trial" else "left")
-    for trial in ranked:
-        name = trial.user_attrs[DIRECTORY].removeprefix("trial=")
-        table.add_row(name, f"{trial.value:.4f}", *(str(trial.params[name]) for name in settings))
-    return table
-
-
-def write_best(study: "Study", directory: Path) -> None:
-    """Writes the best trial's settings as an experiment file, with only what differs from the defaults."""
-    known, trial = study.user_attrs, ranking(study)[0]
-    run = directory / trial.user_attrs[DIRECTORY]
-    config, record = load_yaml(run / "config.yaml", "sweep"), read_record(run)
-    objective, images = known["settings"]["search.objective"], config.data.validation_size
-    stated = {"defaults": [{f"override /{group}": option} for group, option in known["groups"].items()]}
-    text = OmegaConf.to_yaml(
-        OmegaConf.create({**(stated if known["groups"] else {}), **differences(config, known["defaults"])})
-    )
-    header = [
-        "@package _global_",
-        f"mnist-train --config-dir {os.path.relpath(directory)} experiment=best",
-        "",
-        f"{run.name}, the best of {len(trials_of(study))} trials ({counts(study)}) of",
-        f"  {known['command']}",
-        f"{objective} {trial.value!r} in the best of {record['epochs']} epochs, on {images:,} images carved from the",
-        f"training images: with data.validation_size=null they are trained on too. It took {record['wall_seconds']:.1f} seconds.",
-    ]
-    (directory / BEST).parent.mkdir(exist_ok=True)
-    durable_write(directory / BEST, ("".join(f"# {line}".rstrip() + "\n" for line in header) + text).encode())
-
-
-def differences(config: DictConfig, defaults: str) -> dict[str, Any]:
-    """What to state, nested, so that the defaults (YAML, with their interpolations) become the settings of `config`.
-
-    A setting that is computed from another one is stated only where that does not bring it about.
-    """
-    composed, stated = OmegaConf.create(defaults), OmegaConf.create()
-    wanted = {name: value for name, value in flatten(OmegaConf.to_container(config)).items() if name not in NAMES}
-    for computed in (False, True):
-        written = flatten(OmegaConf.to_container(composed))
-        values = flatten(OmegaConf.to_container(composed, resolve=True))
-        for name, value in wanted.items():
-            if ("${" in str(written.get(name))) == computed and (name not in values or values[name] != value):
-                for target in (composed, stated):
-                    OmegaConf.update(target, name, value, force_add=True)
-    found: Any = OmegaConf.to_container(stated)
-    return found
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:
