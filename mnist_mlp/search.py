@@ -2,8 +2,8 @@
 
 The study lies in the sweep's directory and is written before a trial starts and when it ends, so that a search goes on
 where it was killed. A trial's values are a function of the study and of (seed, trial) alone: with one job at a time a
-search is repeatable, kills or none; with more, by how fast they are. Optuna takes a second to import, which a command that
-does not search does not spend.
+search is repeatable, kills or none; with more it depends on which trial ends first. Optuna takes a second to import,
+which a command that does not search does not spend.
 """
 
 import json
@@ -45,6 +45,7 @@ from mnist_mlp.study import (
     counts,
     objective_values,
     open_study,
+    ranking,
     trials_of,
     write_best,
 )
@@ -290,12 +291,12 @@ class Search:
         return found
 
     def _overrides(self, params: Mapping[str, Any]) -> list[str]:
-        values = dict(params)
-        for name, dimension in self.space.items():
-            for value in dimension.get("choices", []):
-                if _scalar(value) == params[name]:
-                    values[name] = value
-        return [f"{name}={_text(values[name])}" for name in self.space]
+        choices = {
+            name: next(value for value in dimension["choices"] if _scalar(value) == params[name])
+            for name, dimension in self.space.items()
+            if "choices" in dimension
+        }
+        return [f"{name}={_text(choices.get(name, params[name]))}" for name in self.space]
 
     def is_hopeless(self, job: Job) -> bool:
         """Whether a running trial is to be stopped, which the study then knows.
@@ -350,7 +351,7 @@ class Search:
             values = objective_values(job.path, self.settings.objective)
             if all(map(math.isfinite, values)):
                 self.study.tell(trial.number, max(values) if self.direction == "maximize" else min(values))
-                if self.study.best_trial.user_attrs[DIRECTORY] == job.name:
+                if ranking(self.study)[0].user_attrs[DIRECTORY] == job.name:
                     write_best(self.study, self.directory)
             else:
                 job.state, job.cause = "failed", f"{self.settings.objective} is not finite"
