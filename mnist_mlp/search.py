@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
+INTERVALS = ({"low", "high"}, {"low", "high", "log"})
 DIGITS = 4  # of a value from an interval: nobody types, or needs, the others
 
 # With another of these the trials could not be compared with each other, or would not be runs of their own.
@@ -110,8 +111,9 @@ def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
     Raises:
         SettingError: there is no such setting, or it cannot take every value of its interval or choices.
     """
-    known = flatten(OmegaConf.to_container(without_hydra(config)))
-    space = dict(_dimensions(OmegaConf.to_container(config.search.space)))
+    container: Any = OmegaConf.to_container(without_hydra(config))
+    known = flatten(container)
+    space = dict(_dimensions(container["search"]["space"] or {}))
     for setting, dimension in space.items():
         where = f"search.space.{setting}"
         if setting in FIXED:
@@ -125,15 +127,15 @@ def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
                 raise SettingError(f"{where}.choices", "[]", "must have at least one value")
         else:
             ends = [(f"{where}.{name}", dimension[name]) for name in ("low", "high")]
-            low, high = dimension["low"], dimension["high"]
+            low, high, log = dimension["low"], dimension["high"], dimension.setdefault("log", False)
             for name, value in ends:
                 if not NUMBER.accepts(value) or not math.isfinite(value):
                     raise SettingError(name, _text(value), "must be a number")
             if low >= high:
                 raise SettingError(f"{where}.low", low, f"must be below {where}.high={high}")
-            if not TRUTH.accepts(dimension["log"]):
-                raise SettingError(f"{where}.log", _text(dimension["log"]), f"must be {TRUTH.wanted}")
-            if dimension["log"] and low <= 0:
+            if not TRUTH.accepts(log):
+                raise SettingError(f"{where}.log", _text(log), f"must be {TRUTH.wanted}")
+            if log and low <= 0:
                 raise SettingError(f"{where}.low", low, "must be above 0 on a logarithmic scale")
             dimension["whole"] = all(type(value) is int for value in (low, high, known[setting]))
         for name, value in ends:
@@ -146,14 +148,12 @@ def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
 
 def _dimensions(node: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Each setting in the nested `search.space`; null leaves one out."""
-    for key, value in (node or {}).items():
-        setting = f"{prefix}{key}"
-        if isinstance(value, dict) and not value.keys() & {"low", "high", "log", "choices"}:
+    for key, value in node.items():
+        setting, keys = f"{prefix}{key}", set(value) if isinstance(value, dict) else set()
+        if keys and not keys & {"low", "high", "log", "choices"}:
             yield from _dimensions(value, f"{setting}.")
-        elif isinstance(value, dict) and value.keys() == {"choices"} and isinstance(value["choices"], list):
+        elif keys in INTERVALS or (keys == {"choices"} and isinstance(value["choices"], list)):
             yield setting, value
-        elif isinstance(value, dict) and value.keys() in ({"low", "high"}, {"low", "high", "log"}):
-            yield setting, {"log": False, **value}
         elif value is not None:
             problem = "must be an interval, such as {low: 0.1, high: 0.5}, or choices, such as {choices: [1, 2]}"
             raise SettingError(f"search.space.{setting}", _text(value), problem)

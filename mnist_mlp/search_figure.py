@@ -38,7 +38,7 @@ def draw(study: Study, objective: str, trials: Sequence[FrozenTrial]) -> Figure:
     distributions = next((trial.distributions for trial in ended.values()), {})
     rows = math.ceil(len(distributions) / COLUMNS)
     figure = Figure(figsize=(3 * COLUMNS, 3.6 + 2.8 * rows), layout="constrained", dpi=120)
-    grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=[1.2] + [1] * rows)
+    grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=[1.2] + [1] * rows, wspace=0.08)
     history = figure.add_subplot(grid[0, :])
     history.set(xlabel="trial", ylabel=objective)
     history.xaxis.set_major_locator(MaxNLocator(integer=True))
