@@ -55,7 +55,6 @@ BAD_INPUT = {
     "whole number of at least 1",
     "search.space=null": "search.space={}: must hold a setting, such as search.space.optimizer.lr",
 }
-Fake = Callable[..., list[FrozenTrial]]
 
 
 @pytest.fixture
@@ -102,6 +101,7 @@ class Played:
         self.config, self.directory, self.overrides = config, directory, overrides
         directory.mkdir(parents=True, exist_ok=True)
         self.search = self.restarted()
+        self.composed = composed(self.search.base)
 
     def restarted(self) -> Search:
         """As after a kill: nothing is left but the directory."""
@@ -118,24 +118,29 @@ class Played:
         (path / "metrics.csv").write_text(metrics_csv(rows))
         record = {"status": status, "error": error, "epochs": len(values), "wall_seconds": 1.0}
         (path / "run.json").write_text(json.dumps(record))
-        (path / "config.yaml").write_text(OmegaConf.to_yaml(compose_without_hydra(self.search.base, trial.overrides)))
+        config = self.composed.copy()
+        for name, value in self.given(trial).items():
+            OmegaConf.update(config, name, value)
+        (path / "config.yaml").write_text(OmegaConf.to_yaml(config))
         return Job(trial.name, path, [], 3, 1, 1.0, state=status)
 
     def play(self, values: Callable[[dict[str, Any]], list[float]]) -> Job | None:
         trial = self.search.ask()
         if trial is None:
             return None
-        given = {name: json.loads(value) for name, value in (text.split("=", 1) for text in trial.overrides)}
-        job = self.job(trial, values(given))
+        job = self.job(trial, values(self.given(trial)))
         self.search.tell(job)
         return job
+
+    def given(self, trial: Trial) -> dict[str, Any]:
+        return {name: json.loads(value) for name, value in (text.split("=", 1) for text in trial.overrides)}
 
     def trials(self) -> list[FrozenTrial]:
         return list(trials_of(self.search.study).values())
 
 
-def compose_without_hydra(*overrides: list[str]) -> DictConfig:
-    config = compose("train", [override for part in overrides for override in part])
+def composed(overrides: list[str]) -> DictConfig:
+    config = compose("train", overrides)
     for name in ("experiment", "network", "run_dir", "sweep"):
         config[name] = "made up"
     OmegaConf.resolve(config)
@@ -161,14 +166,14 @@ def valley(given: dict[str, Any]) -> list[float]:
     return [end - 0.2, end, end - 0.1]
 
 
-SMALL = ["search.trials=9", "search.random_trials=3", "search.prune_after_trials=3", "search.prune_after_epochs=1"]
+SMALL = ["search.trials=6", "search.random_trials=3", "search.prune_after_trials=3", "search.prune_after_epochs=1"]
 
 
 def test_a_search_is_the_same_however_often_it_is_killed(played: Callable[..., Played]) -> None:
     whole, killed = played(*SMALL, name="whole"), played(*SMALL, name="killed")
     while whole.play(valley):
         pass
-    for _ in range(9):
+    for _ in range(6):
         asked = killed.restarted().ask()
         assert asked is not None
         killed.restarted()  # a trial was asked for and nothing came of it
@@ -183,11 +188,11 @@ def test_a_search_is_the_same_however_often_it_is_killed(played: Callable[..., P
         pass
     params = [[trial.params for trial in one.trials()] for one in (whole, other_way)]
     assert params[0][:3] == params[1][:3]
-    assert params[0][8] != params[1][8]
+    assert params[0][5] != params[1][5]
 
 
 def test_values_are_within_the_space_and_short(played: Callable[..., Played]) -> None:
-    search = played("search=random", "search.trials=40", "+search.space.model.hidden.choices=[[8],[16,16]]")
+    search = played("search=random", "search.trials=15", "+search.space.model.hidden.choices=[[8],[16,16]]")
     while search.play(valley):
         pass
     for trial in search.trials():
@@ -197,12 +202,12 @@ def test_values_are_within_the_space_and_short(played: Callable[..., Played]) ->
         assert params["model.hidden"] in ("[8]", "[16,16]")
         assert all(params[name] == float(f"{params[name]:.4g}") for name in ("optimizer.lr", "model.dropout"))
     rates = [math.log10(trial.params["optimizer.lr"]) for trial in search.trials()]
-    assert statistics.fmean(rates) == pytest.approx(-3, abs=0.35)  # on a scale of powers
+    assert statistics.fmean(rates) == pytest.approx(-3, abs=0.5)  # on a scale of powers
     assert {OmegaConf.load(path).model.hidden[0] for path in search.directory.glob("*/config.yaml")} == {8, 16}
 
 
 def test_what_is_pruned_is_worse_than_the_median(played: Callable[..., Played]) -> None:
-    search = played(*SMALL, "search.trials=30", *NOTHING_BUT_LR)
+    search = played(*SMALL, "search.trials=15", *NOTHING_BUT_LR)
     while search.play(valley):
         pass
     complete: list[list[float]] = []
@@ -220,7 +225,7 @@ def test_what_is_pruned_is_worse_than_the_median(played: Callable[..., Played]) 
             assert trial.value == max(values)
         else:
             assert trial.last_step == hopeless.index(True) + 1
-    assert 5 < len(complete) < 25
+    assert 3 < len(complete) < 15
 
 
 def test_a_pruned_job_says_so(played: Callable[..., Played]) -> None:
@@ -251,7 +256,7 @@ def test_what_failed_is_tried_again_but_not_a_loss_that_is_not_finite(played: Ca
         assert trial is not None
         names.append(trial)
         search.search.tell(search.job(trial, [0.5], "failed" if error else "interrupted", error))
-    assert search.search.progress() == "3 of 9 trials: 0 complete, 2 failed, 1 unfinished"
+    assert search.search.progress() == "3 of 6 trials: 0 complete, 2 failed, 1 unfinished"
     search.restarted()
     assert [search.search.ask(), search.search.ask()] == names[1:]  # the same values in the same directories
     search.search.tell(search.job(names[1], [0.5, 0.6, 0.55]))
@@ -259,7 +264,7 @@ def test_what_failed_is_tried_again_but_not_a_loss_that_is_not_finite(played: Ca
     following = search.restarted().ask()
     assert following is not None
     assert following.name == "trial=003"
-    assert search.search.progress() == "4 of 9 trials: 1 complete, 2 failed, 1 unfinished"
+    assert search.search.progress() == "4 of 6 trials: 1 complete, 2 failed, 1 unfinished"
 
 
 def test_a_study_of_another_search_is_refused(played: Callable[..., Played], tmp_path: Path) -> None:
