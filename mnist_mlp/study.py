@@ -119,9 +119,9 @@ def write_best(study: "Study", directory: Path) -> None:
         "",
         f"{run.name}, the best of {len(trials_of(study))} trials ({counts(study)}) of",
         f"  {known['command']}",
-        f"{objective}={trial.value!r} in the best of {record['epochs']} epochs, in {record['wall_seconds']:.1f} s, on",
-        f"{images:,} images carved from the training images. With data.validation_size=null they are trained on too,",
-        "and the official test images are the validation set again.",
+        f"{objective}={trial.value!r} in the best of {record['epochs']} epochs, in {record['wall_seconds']:.1f} s,",
+        f"on {images:,} of the training images. With data.validation_size=null they are trained on too, and the",
+        "official test images are the validation set again.",
     ]
     stated = differences(config, known["defaults"])
     if known["groups"]:

@@ -248,6 +248,21 @@ def test_a_pruned_job_says_so(played: Callable[..., Played]) -> None:
     assert following.name == "trial=004"
 
 
+def test_the_last_epoch_prunes_nothing_and_a_kill_forgets_no_epoch(played: Callable[..., Played]) -> None:
+    search = played(*SMALL)
+    for _ in range(3):
+        search.play(lambda given: [0.5, 0.6, 0.9])
+    slower = search.play(lambda given: [0.5, 0.6, 0.7])
+    assert slower is not None
+    assert slower.state == "completed"
+    trial = search.search.ask()
+    assert trial is not None
+    study, storage = search.search.study, search.search.storage
+    storage.set_trial_intermediate_value(study.trials[-1]._trial_id, 1, 0.4)  # noted, and killed before it was judged
+    job = search.job(trial, [0.4], "running")
+    assert search.restarted().is_hopeless(job)
+
+
 def test_what_failed_is_tried_again_but_not_a_loss_that_is_not_finite(played: Callable[..., Played]) -> None:
     search = played(*SMALL)
     names = []
