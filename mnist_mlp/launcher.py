@@ -168,7 +168,7 @@ class ProcessLauncher(Launcher):
             path,
             [
                 *(override for override in overrides if override.partition("=")[0] not in PLACES),
-                f"sweep={_quoted(settings.sweep)}",
+                f"sweep={_quoted(str(settings.sweep))}",
                 *from_hydra,
                 *(quiet if config.hydra.runtime.choices["hydra/job_logging"] == "run" else []),
             ],
