@@ -74,12 +74,13 @@ def conclude(directory: Path) -> Group:
         figure = draw(study, study.user_attrs["settings"]["search.objective"], list(trials.values()))
         for kind, save in (("png", png), ("svg", svg)):
             durable_write(directory / f"search.{kind}", save(figure))
-        lines = [Text(f"{len(trials)} trials: {counts(study)}")]
+        lines: list[Table | Text] = [Text(f"{len(trials)} trials: {counts(study)}")]
         ranked = ranking(study)
         if ranked:
             write_best(study, directory)
+            lines.insert(0, _table(study, ranked[:SHOWN]))
             lines.append(Text(f"Best settings: mnist-train --config-dir {os.path.relpath(directory)} experiment=best"))
-        return Group(_table(study, ranked[:SHOWN]), *lines)
+        return Group(*lines)
     finally:
         close(storage)
 
@@ -96,9 +97,9 @@ def ranking(study: "Study") -> "list[FrozenTrial]":
 
 def _table(study: "Study", ranked: "list[FrozenTrial]") -> Table:
     objective = study.user_attrs["settings"]["search.objective"]
-    settings = list(ranked[0].params) if ranked else []
+    settings = list(ranked[0].params)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left", title_style="italic")
-    table.title = "the best trials" if ranked else "no trial is complete yet"
+    table.title = "the best trials"
     for column in ("trial", objective, *(name.rpartition(".")[2] for name in settings)):
         table.add_column(column, justify="right" if column != "trial" else "left")
     for trial in ranked:
