@@ -207,7 +207,7 @@ class Classifier(LightningModule):
 
     def _evaluation_step(self, batch: Batch) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits: Tensor = self(images)
         self.evaluation_means.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
         self.metrics.update(logits, labels)
         return logits

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -34,7 +33,7 @@ from mnist_mlp import architecture, pictures
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.datamodule import Batch, InOrder, MNISTDataModule
 from mnist_mlp.recorder import random_states, set_random_states
-from mnist_mlp.rundir import COLUMNS, DISK_ERRORS, Row, RunDirectory
+from mnist_mlp.rundir import COLUMNS, DISK_ERRORS, PLACES, Row, RunDirectory
 
 THRESHOLDS = 51  # of a precision-recall curve
 LOOKED_AT = 512  # training images behind the histograms of gradients and activations
@@ -99,14 +98,16 @@ class Writer(SummaryWriter):
         super().__init__(str(directory), purge_step=purge_step)
 
     def _get_file_writer(self) -> FileWriter:
-        if self.file_writer is None:
+        if self.all_writers is None:
             file = FileWriter.__new__(FileWriter)
             file.event_writer = EventFile(Path(self.log_dir), self.kind)
             file.add_event(Event(file_version="brain.Event:2"))
             if self.purge_step is not None:
                 file.add_event(Event(step=self.purge_step, session_log=SessionLog(status=SessionLog.START)))
-            self.file_writer, self.all_writers = file, {file.get_logdir(): file}
-        return cast(FileWriter, self.file_writer)
+            self.file_writer: Any = file
+            self.all_writers: Any = {self.log_dir: file}
+        assert isinstance(self.file_writer, FileWriter)
+        return self.file_writer
 
     def add(self, step: int, *summaries: Summary) -> None:
         """Writes them as one event."""
@@ -123,7 +124,6 @@ class EpochLogger(TensorBoardLogger):
         self._writer: Writer | None = None
 
     @property
-    @rank_zero_experiment
     def experiment(self) -> Writer:
         if self._writer is None:
             self._writer = Writer(self.directory, "epochs", self.purge_step)
@@ -331,7 +331,8 @@ class Events(Callback):
         record = self.run.read_record()
         commands = [shlex.join(["mnist-rerun", self.config.run_dir])]
         if HydraConfig.initialized():
-            commands.append(shlex.join(["mnist-train", *HydraConfig.get().overrides.task]))
+            overrides = (o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in PLACES)
+            commands.append(shlex.join(["mnist-train", *overrides]))
         facts = record.get("versions", {}) | {key: record.get(key) for key in ("device", "threads")}
         facts |= record.get("git", {})
         return {
@@ -393,7 +394,7 @@ def layout() -> dict[str, dict[str, list[Any]]]:
 def hyperparameters(
     config: DictConfig, classifier: Classifier, optimizer: torch.optim.Optimizer
 ) -> dict[str, str | float]:
-    """A run's row in the HPARAMS table: the same columns, of the same types, for any backbone, optimizer and scheduler."""
+    """A run's row in the HPARAMS table: the same columns, of the same types, whatever is trained."""
     backbone = classifier.backbone
     found = [layer for layer in architecture.layers(backbone) if layer.parameters]
     dropouts = [module.p for module in backbone.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
@@ -475,9 +476,11 @@ def _predict(backbone: nn.Module, batches: InOrder) -> Tensor:
 
 def _add_graph(writer: Writer, backbone: nn.Module) -> None:
     """The Graph tab; its boxes have the names of the backbone's modules."""
-    twin = _twin(backbone).cpu()
+    example = torch.zeros(1, 1, 28, 28)
+    # Traced here, because `add_graph` would do so thrice, to check itself.
+    traced = torch.jit.trace(_twin(backbone).cpu(), example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     with redirect_stdout(StringIO()):  # where an exception is printed too
-        writer.add_graph(twin, torch.zeros(1, 1, 28, 28), use_strict_trace=False)
+        writer.add_graph(traced, example)
 
 
 def _add_histograms(writer: Writer, backbone: nn.Module, train: Batch, epoch: int) -> None:

@@ -21,11 +21,20 @@ MOST_TILES = 64  # of first-layer weights
 
 
 def encoded(image: Image.Image) -> bytes:
-    """The image as PNG, with a palette of at most 256 colours: a third of the bytes. Pillow's default method and level
-    of compression take five times as long."""
+    """The image as PNG; a coloured one with a palette of at most 256 colours, in a third of the bytes. Pillow's default
+    method and level of compression take five times as long.
+
+    Args:
+        image: RGB with white in its top left corner, or L.
+    """
+    if image.mode != "L":
+        image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        palette = image.getpalette() or []
+        background = 3 * int(image.getpixel((0, 0)))  # type: ignore[arg-type]
+        palette[background : background + 3] = [255] * 3  # nearly white by then
+        image.putpalette(palette)
     content = io.BytesIO()
-    palette = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    palette.save(content, "png", compress_level=3)
+    image.save(content, "png", compress_level=3)
     return content.getvalue()
 
 
@@ -186,13 +195,13 @@ def first_layer_weights(weights: Numbers, title: str) -> Image.Image:
 
 
 def training_images(images: Numbers, title: str) -> Image.Image:
-    """Images (N, 28, 28) as the network sees them, with the scale of their normalized pixels."""
+    """Images (N, 28, 28) as the network sees them, with the scale of their normalized pixels; in grey."""
     low, high = float(images.min()), float(images.max())
     spread = max(high - low, 1e-9)
     grid = _tiles(_grey(2 * (images - low) / spread - 1), 8, scale=3, gap=4)
     mean, std = float(images.mean()), float(images.std())
     note = f"of these pixels: mean {mean:.2f}, standard deviation {std:.2f}"
-    return _with_scale(grid, title, note, low, high, _grey)
+    return _with_scale(grid, title, note, low, high, _grey).convert("L")
 
 
 def _with_scale(
@@ -237,7 +246,8 @@ def _diverging(values: Numbers) -> NDArray[np.uint8]:
     """-1 blue, 0 white, 1 red; beyond, as at the ends. (...) -> (..., 3)."""
     strength = np.abs(np.clip(values, -1, 1))[..., None]
     ends = np.where(values[..., None] < 0, _rgb(BLUE), _rgb(RED))
-    return (255 + strength * (ends - 255)).round().astype(np.uint8)
+    colors: NDArray[np.uint8] = (255 + strength * (ends - 255)).round().astype(np.uint8)
+    return colors
 
 
 def _grey(values: Numbers) -> NDArray[np.uint8]:
