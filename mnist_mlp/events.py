@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -33,7 +34,7 @@ from mnist_mlp import architecture, pictures
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.datamodule import Batch, InOrder, MNISTDataModule
 from mnist_mlp.recorder import random_states, set_random_states
-from mnist_mlp.rundir import COLUMNS, DISK_ERRORS, PLACES, Row, RunDirectory
+from mnist_mlp.rundir import COLUMNS, DISK_ERRORS, PLACES, Row, RunDirectory, durable_write
 
 THRESHOLDS = 51  # of a precision-recall curve
 LOOKED_AT = 512  # training images behind the histograms of gradients and activations
@@ -58,8 +59,11 @@ log = logging.getLogger(__name__)
 
 
 class EventFile:
-    """In place of TensorBoard's own `EventFileWriter`, whose files of one second are read in any order: TensorBoard
-    goes by their names. Nor does this one need a thread.
+    """In place of TensorBoard's own `EventFileWriter`.
+
+    TensorBoard reads the files of a directory one after the other, by name, and never returns to one. Those of its own
+    writer made in one second come in any order, and one is there before it is needed. This one's file is made when it
+    is first flushed, and its name has nanoseconds. Nor does it need a thread.
 
     Args:
         directory: made if it is not there.
@@ -67,22 +71,30 @@ class EventFile:
     """
 
     def __init__(self, directory: Path, kind: str) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
-        # Sorts after the files of earlier Lightning runs, which have the second here, then a dot.
-        self._records = RecordWriter((directory / f"events.out.tfevents.{time.time_ns()}.{kind}").open("wb"))
+        self.directory, self.kind = directory, kind
+        self._events: list[Event] = []
+        self._records: RecordWriter | None = None
 
     def get_logdir(self) -> str:
         return str(self.directory)
 
     def add_event(self, event: Event) -> None:
-        self._records.write(event.SerializeToString())
+        self._events.append(event)
 
     def flush(self) -> None:
+        if self._records is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # Sorts after the files of earlier Lightning runs, which have the second here, then a dot.
+            path = self.directory / f"events.out.tfevents.{time.time_ns()}.{self.kind}"
+            self._records = RecordWriter(path.open("wb"))
+        for event in self._events:
+            self._records.write(event.SerializeToString())
+        self._events = []
         self._records.flush()
 
     def close(self) -> None:
-        self._records.close()
+        if self._records is not None:
+            self._records.close()
 
 
 class Writer(SummaryWriter):
@@ -143,8 +155,8 @@ class EpochLogger(TensorBoardLogger):
 class Events(Callback):
     """Writes what TensorBoard shows.
 
-    There are three kinds of files. Each session has one of its epochs; it makes TensorBoard forget the epochs that an
-    earlier, killed session wrote after its last checkpoint. What describes the run as a whole is in one that the next
+    There are three kinds of files. Each session has one of its epochs; those that an earlier, killed session wrote
+    after its last checkpoint are removed. What describes the run as a whole is in one that the next
     session replaces; so is what comes after the last epoch. Hence everything is there once, whenever a session ends.
 
     Pictures that cannot be made are one warning; a disk that cannot be written ends the run. Nothing here changes what
@@ -163,6 +175,7 @@ class Events(Callback):
         self.images_every: int | None = settings.get("images_every")
         self.histograms_every: int | None = settings.get("histograms_every")
         self.embeddings: bool = settings.get("embeddings", False)
+        self.done = done
         self.logger = EpochLogger(self.directory, purge_step=done + 1)
         self._logits: list[Tensor] = []  # of the newest validation
         self._active: dict[str, Tensor] = {}  # of each ReLU, which units it let pass
@@ -174,6 +187,7 @@ class Events(Callback):
         data = _datamodule(trainer)
         self._forget(START)
         self._forget(END)
+        forget_epochs(self.directory, after=self.done)
         with self._writer(START) as writer, _random_numbers_kept():
             optimizer = trainer.optimizers[0]
             writer.add(0, custom_scalars(layout()))
@@ -368,6 +382,20 @@ class Events(Callback):
             if what not in self._failed:
                 log.warning("TensorBoard: no %s (%s)", what, " ".join(f"{type(error).__name__}: {error}".split())[:300])
             self._failed.add(what)
+
+
+def forget_epochs(directory: Path, after: int) -> None:
+    """Takes events of later steps out of the event files. To `purge_step`, a running TensorBoard forgets them; one that
+    is started later does too, but its `EventAccumulator` keeps precision-recall curves."""
+    for path in directory.glob("events.out.tfevents.*"):
+        records = list(RawEventFileLoader(str(path)).Load())
+        kept = [record for record in records if Event.FromString(record).step <= after]
+        if len(kept) < len(records):
+            content = BytesIO()
+            writer = RecordWriter(content)
+            for record in kept:
+                writer.write(record)
+            durable_write(path, content.getvalue())
 
 
 def layout() -> dict[str, dict[str, list[Any]]]:

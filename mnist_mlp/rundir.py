@@ -83,8 +83,9 @@ class RunDirectory:
         except Timeout as error:
             raise SettingError("run_dir", path, "is in use by another process: give another one, or wait") from error
 
-        for stale in [*path.glob(".*.tmp"), *self.last.parent.glob(".*.tmp")]:
-            stale.unlink()  # what a killed process was writing
+        for place in (path, self.last.parent, path / "tensorboard"):
+            for stale in place.glob(".*.tmp"):
+                stale.unlink()  # what a killed process was writing
 
     def __enter__(self) -> Self:
         return self

@@ -55,7 +55,7 @@ def steps(run_dir: Path) -> dict[str, list[int]]:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def watched(run: Runner) -> Finished:
     """The run `finished` once more, with everything that can be shown."""
     return run("experiment=dropout_as_run", *EVERYTHING)
@@ -97,6 +97,10 @@ def test_everything_is_there_once(watched: Finished) -> None:
         assert shown[tag] == [0], tag
     assert shown["test/accuracy"] == [3]
     assert "hp_metric" not in shown
+    # TensorBoard reads one file after the other, by name, and does not return to one: what grows is not followed by
+    # another until it is complete.
+    kinds = [path.name.rpartition(".")[2] for path in sorted((watched[0] / "tensorboard").glob("events.*"))]
+    assert kinds == ["start", "epochs", "end", "end"]
     assert not list(watched[0].rglob("hparams.yaml"))
 
 
