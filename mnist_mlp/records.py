@@ -1,4 +1,4 @@
-"""What the report says of its four runs, and what their records hold, from `records.yaml`: to compare with, no result."""
+"""What the report says of its four runs and what their records hold, from `records.yaml`: to compare with."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -99,4 +99,7 @@ def _content() -> Any:
 
 
 def _headline(entry: dict[str, Any]) -> Headline:
-    return Headline(**{name: Decimal(value) if isinstance(value, str) else value for name, value in entry.items()})
+    figures: dict[str, Any] = {
+        name: Decimal(value) if isinstance(value, str) else value for name, value in entry.items()
+    }
+    return Headline(**figures)
