@@ -771,7 +771,7 @@ def more_regularization(evidence: Evidence) -> Claim:
     if combined(sheet.verdicts) == "does not hold":
         answer = (
             "The rise is smaller: at a rate that falls to nothing the weights stop before they have become "
-            "over-confident. It is a way of stopping early, and forgoes what later epochs would have brought in accuracy."
+            "over-confident. It is a way of stopping early, and forgoes what later epochs would bring in accuracy."
         )
     return sheet.claim("more_regularization", answer=answer)
 
