@@ -3,16 +3,14 @@
 import argparse
 import csv
 import os
-import re
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -22,14 +20,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mnist_mlp.rundir import PLACES, durable_write, read_record
-from mnist_mlp.settings import SettingError, flatten, one_sentence, spelled
+from mnist_mlp.rundir import PLACES, durable_write
+from mnist_mlp.runs import Run, read_runs
+from mnist_mlp.settings import flatten, one_sentence, spelled
 
 METRICS = ("accuracy", "precision", "recall", "f1")
 KINDS = {"final": "last", "best": "best"}  # of a run's epochs: in the validation's columns, and in the test's
 NAMES = ("experiment", "model", "seed")
 SEEDS = ("seed", "data.seed")  # what differs between the runs of a group
-WITHIN_A_RUN = ("checkpoints", "tensorboard", ".hydra")
 REFRESH = 2.0  # seconds between two looks of --watch
 
 
@@ -92,16 +90,6 @@ def watch(directory: Path) -> None:
             live.update(view(results(directory)), refresh=True)
 
 
-def find_runs(directory: Path) -> Iterator[Path]:
-    """Each run directory under `directory`, in order of its path, with numbers in their order."""
-    found = []
-    for place, directories, files in os.walk(directory):
-        directories[:] = [name for name in directories if name not in WITHIN_A_RUN]
-        if "run.json" in files:
-            found.append(Path(place))
-    return iter(sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", str(path))]))
-
-
 def results(directory: Path) -> list[dict[str, Any]]:
     """The rows of `results.csv`, one for each run under `directory`.
 
@@ -110,68 +98,48 @@ def results(directory: Path) -> list[dict[str, Any]]:
     Raises:
         SettingError: there are no runs.
     """
-    paths = list(find_runs(directory))
-    if not paths:
-        raise SettingError("DIR", directory, "holds no runs: give a directory with a run.json somewhere under it")
-    records = [read_record(path) for path in paths]
-    settings = [read_settings(path) for path in paths]
+    runs = read_runs(directory)
+    settings = [settings_shown(run) for run in runs]
     values: dict[tuple[Any, str], set[str]] = defaultdict(set)
-    counts = Counter((record.get("experiment"), record.get("model")) for record in records)
+    counts = Counter((run.experiment, run.model) for run in runs)
     present: Counter[tuple[Any, str]] = Counter()
-    for record, given in zip(records, settings, strict=True):
+    for run, given in zip(runs, settings, strict=True):
         for name, value in given.items():
-            key = ((record.get("experiment"), record.get("model")), name)
+            key = ((run.experiment, run.model), name)
             values[key].add(value)
             present[key] += 1
     varied = sorted({key[1] for key, seen in values.items() if len(seen) > 1 or present[key] < counts[key[0]]})
-    return [
-        result(path.relative_to(directory), record, read_epochs(path), {name: given.get(name) for name in varied})
-        for path, record, given in zip(paths, records, settings, strict=True)
-    ]
+    return [result(run, {name: given.get(name) for name in varied}) for run, given in zip(runs, settings, strict=True)]
 
 
-def read_settings(path: Path) -> dict[str, str]:
+def settings_shown(run: Run) -> dict[str, str]:
     """The run's settings, less its seed and place, each as the command line writes it."""
-    try:
-        # Not OmegaConf, which takes twenty times as long: there may be thousands.
-        config = yaml.load((path / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        return {}
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingError("DIR", path / "config.yaml", f"cannot be read ({' '.join(str(error).split())})") from error
     left_out = (*PLACES, *SEEDS, "experiment", "network")
     return {
         name: str(spelled(value))
-        for name, value in flatten(config).items()
+        for name, value in run.settings.items()
         if name not in left_out and not name.startswith("data.sha256")  # which follow from the data
     }
 
 
-def read_epochs(path: Path) -> list[str]:
-    """The lines of the run's `metrics.csv`: the heading, then one for each epoch."""
-    metrics = path / "metrics.csv"
-    return metrics.read_text().splitlines() if metrics.exists() else []
-
-
-def result(name: Path, record: dict[str, Any], epochs: list[str], varied: dict[str, str | None]) -> dict[str, Any]:
+def result(run: Run, varied: dict[str, str | None]) -> dict[str, Any]:
     """One row of `results.csv`: the run, its last and its best epoch's validation metrics, its test metrics.
 
     Args:
-        name: of the run.
-        record: its `run.json`.
-        epochs: the lines of its `metrics.csv`.
+        run: the run.
         varied: its settings that other runs have otherwise.
     """
+    record, epochs = run.record, run.lines()
     best_epoch = record.get("best", {}).get("epoch")
     best_row: dict[str, str] = {}
     if best_epoch is not None and best_epoch < len(epochs):
         best_row = dict(zip(epochs[0].split(","), epochs[best_epoch].split(","), strict=True))
     return {
-        "run": str(name),
+        "run": run.name,
         "status": record.get("status"),
         **{key: record.get(key) for key in NAMES},
         **varied,
-        "epochs": record.get("epochs") if record.get("status") == "completed" else max(0, len(epochs) - 1),
+        "epochs": record.get("epochs") if run.completed else max(0, len(epochs) - 1),
         **{f"final/{key}": value for key, value in (record.get("final") or {}).items() if key.startswith("val/")},
         "best/epoch": best_epoch,
         **{f"best/{key}": value for key, value in best_row.items() if key.startswith("val/")},

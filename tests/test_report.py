@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from conftest import Command
 
-from mnist_mlp.report import find_runs, read_epochs, result, results
+from mnist_mlp.report import result, results
 from mnist_mlp.rundir import COLUMNS, metrics_csv
+from mnist_mlp.runs import read_runs
 
 TEST = dict.fromkeys(("accuracy", "precision", "recall", "f1", "loss"), 0.5)
 
@@ -34,11 +35,11 @@ def make_run(
 
 def test_the_row_of_a_run_holds_its_last_and_best_epoch(finished: tuple[Path, dict[str, Any]]) -> None:
     run_dir, record = finished
-    assert list(find_runs(run_dir)) == [run_dir]
-    row = result(Path("name"), record, read_epochs(run_dir), {"optimizer.lr": "0.1"})
+    (found,) = read_runs(run_dir.parent)
+    row = result(found, {"optimizer.lr": "0.1"})
     rows = list(csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()))
     best = rows[record["best"]["epoch"] - 1]
-    assert row["run"] == "name"
+    assert row["run"] == run_dir.name
     assert row["optimizer.lr"] == "0.1"
     assert row["best/val/f1"] == best["val/f1"]
     assert row["final/val/loss"] == record["final"]["val/loss"]
