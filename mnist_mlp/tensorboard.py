@@ -14,8 +14,9 @@ from mnist_mlp.settings import SettingError, one_sentence
 
 HOST = "127.0.0.1"
 RELOAD_SECONDS = 5.0
-# How many steps TensorBoard keeps of each tag; 0 is all of them. Its own 10 images would leave out the best epoch.
-SAMPLES = {"scalars": 0, "images": 100, "pr_curves": 100}
+# How many steps TensorBoard keeps of each tag. Its own 10 images would leave out the best epoch. Not 0 for all of them:
+# its data server then answers with none.
+SAMPLES = {"scalars": 100_000, "images": 100, "pr_curves": 100}
 # What a browser has not been told otherwise: no smoothing, which would draw curves that were not measured, and new data
 # without asking. TensorBoard wants more than 30 seconds.
 BROWSER_SETTINGS = {"scalarSmoothing": 0, "autoReload": True, "autoReloadPeriodInMs": 31_000}
