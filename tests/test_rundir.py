@@ -50,7 +50,11 @@ def test_a_second_process_is_refused_until_the_first_has_gone(tmp_path: Path) ->
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
-    for name in (".run.json.12.tmp", "checkpoints/.last.ckpt.12.tmp", "tensorboard/.events.out.tfevents.1.epochs.12.tmp"):
+    for name in (
+        ".run.json.12.tmp",
+        "checkpoints/.last.ckpt.12.tmp",
+        "tensorboard/.events.out.tfevents.1.epochs.12.tmp",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with RunDirectory(tmp_path):
