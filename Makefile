@@ -7,7 +7,7 @@ SWEEP := experiment=baseline,dropout_scheduler model=network_a,network_b
 # $(call at-most,N): EPOCHS where that is less, else N.
 at-most = $(shell echo $$(( $(EPOCHS) < $(1) ? $(EPOCHS) : $(1) )))
 
-.PHONY: help install sweep paper test lint types torture lock benchmark tensorboard clean
+.PHONY: help install sweep paper test test-browser lint types torture lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -26,6 +26,9 @@ paper: .venv/installed  ## the report's experiments at full length, and over fiv
 test: lint types  ## lint, types and tests
 	$(BIN)/pytest -n 2
 
+test-browser: .venv/installed  ## what Chromium shows of TensorBoard; BROWSER='--screenshots DIR' keeps pictures
+	$(BIN)/pytest -m browser tests/test_browser.py $(BROWSER)
+
 lint: .venv/installed  ## ruff: style and formatting
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -39,7 +42,7 @@ benchmark: .venv/installed  ## measure the training loop beside its peers (about
 	$(BIN)/mnist-benchmark
 
 tensorboard: .venv/installed  ## watch logs/ at http://127.0.0.1:6006
-	$(BIN)/tensorboard --logdir logs --host 127.0.0.1
+	$(BIN)/mnist-tensorboard logs
 
 install: .venv/installed  ## make the environment, if it is not there and up to date
 

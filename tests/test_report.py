@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
+from conftest import ON_TERMINAL, Command
 
 from mnist_mlp.report import result, results
 from mnist_mlp.rundir import COLUMNS, metrics_csv
@@ -106,12 +106,8 @@ def test_watch_shows_what_is_new_until_it_is_interrupted(tmp_path: Path) -> None
     output = tmp_path / "output"
     with output.open("w") as file:
         script = Path(sys.executable).with_name("mnist-report")
-        # As on a terminal: a shell starts what runs in its background, as these tests may, with SIGINT ignored.
-        on_terminal = (
-            "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-        )
         process = subprocess.Popen(
-            [sys.executable, "-c", on_terminal, script, tmp_path, "--watch"],
+            [sys.executable, "-c", ON_TERMINAL, script, tmp_path, "--watch"],
             stdout=file,
             env={"FORCE_COLOR": "1", "COLUMNS": "80"},
         )
