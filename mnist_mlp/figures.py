@@ -34,7 +34,8 @@ STYLE = {
     "axes.titleweight": "bold",
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.07,
-    "font.family": ["DejaVu Sans", "Verdana", "sans-serif"],  # the first comes with matplotlib
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib
     "font.size": 12,
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.6,
