@@ -65,7 +65,7 @@ TITLES = {
 CLASSIFICATION = ("val/accuracy", "val/precision", "val/recall", "val/f1")
 
 Vector = np.ndarray
-Points = Mapping[str, Sequence[float]]  # `epoch` and columns of metrics.csv, of one length
+Points = Mapping[str, Vector]  # `epoch` and columns of metrics.csv, of one length
 
 
 class Line(NamedTuple):
@@ -122,7 +122,8 @@ def loss_and_error(run: Run, title: str, recorded: Points | None = None, stated:
         axes.plot(run.epochs["epoch"], values, color=color, linestyle=dashes, linewidth=1.2)
         ends.append((float(np.median(values[-20:])), label, color))
         if recorded is not None:
-            marks = np.maximum(recorded[column], FLOOR)
+            # The records have the accuracy instead of the validation error.
+            marks = np.maximum(1 - recorded["val/accuracy"] if column == "val/error" else recorded[column], FLOOR)
             marker = "o" if column.endswith("loss") else "s"
             axes.plot(recorded["epoch"], marks, marker, color="white", markeredgecolor=color, markersize=5.5, zorder=3)
         for point in stated:
@@ -153,7 +154,7 @@ def classification(run: Run, title: str, recorded: Points | None = None, stated:
         if column != "val/accuracy":
             lower.plot(epochs, values - accuracy, color=color, linestyle=dashes, linewidth=max(width, 1.4))
         if recorded is not None:
-            marks = 100 * np.asarray(recorded[column])
+            marks = 100 * recorded[column]
             upper.plot(
                 recorded["epoch"], marks, "o", color="none", markeredgecolor=BLACK, markersize=5.5, markeredgewidth=0.8
             )
