@@ -11,13 +11,14 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnist_mlp.claims import Claim, judge
-from mnist_mlp.gallery import Gallery, gallery
+from mnist_mlp.claims import Claim, judge, several_tests
+from mnist_mlp.evidence import EXPERIMENTS, MODELS, Case, Evidence, deviations
+from mnist_mlp.gallery import ALL, GAP, NETWORKS, RATE, SEEDS, THEIRS, Gallery, gallery
 from mnist_mlp.records import Headline, Recorded, recorded, setup
 from mnist_mlp.rundir import durable_write
 from mnist_mlp.runs import Run
-from mnist_mlp.settings import SettingError
-from mnist_mlp.variants import Variant, changed, command, damage, is_as_named, length, variants
+from mnist_mlp.settings import SettingError, spelled
+from mnist_mlp.variants import Variant, command, damage, length, variants
 
 MOST_NAMED = 20  # runs that a sentence names
 MOST_ROWS = 60  # of a table
@@ -73,8 +74,11 @@ def compose(runs: Sequence[Run], varied: Mapping[str, Mapping[str, Any]]) -> Rep
         varied: of each run by name, the settings that other runs of its experiment and model have otherwise.
     """
     groups = variants(runs, varied)
-    shown = gallery(groups)
-    claims = judge(runs) if any(is_the_reports(group) for group in groups) else []
+    theirs = [run for run in runs if is_the_reports(run)]
+    usable = [run for run in theirs if run.completed and not damage(run)]
+    evidence = Evidence(usable)
+    shown = gallery(groups, evidence if theirs else None)
+    claims = judge(usable) if theirs else []
     drawn = {
         f"{FIGURES}/{picture.name}{suffix}": content
         for pictures in shown.pictures.values()
@@ -86,16 +90,16 @@ def compose(runs: Sequence[Run], varied: Mapping[str, Mapping[str, Any]]) -> Rep
         f"# {title}",
         *_missing(runs, shown),
         *_verdicts(claims),
-        *(_comparisons(groups) if claims else []),
+        *(_comparisons(evidence) if claims else []),
         *_table_of_variants(groups),
-        *(_setup(runs) if claims else []),
+        *(_setup(theirs) if claims else []),
         *_claims_in_full(claims),
         *_figures(shown),
         *_circumstances(runs),
         *_commands(groups),
     ]
     markdown = "\n\n".join(blocks) + "\n"
-    return Report(markdown, to_html(markdown, title, drawn), drawn, _readme(groups, claims, shown))
+    return Report(markdown, to_html(markdown, title, drawn), drawn, _readme(evidence, claims, shown))
 
 
 def write(report: Report, directory: Path) -> None:
@@ -138,9 +142,9 @@ def _around(readme: Path) -> tuple[str, str]:
     return before, after
 
 
-def is_the_reports(group: Variant) -> bool:
-    """Whether it is one of those that the report's runs are compared with."""
-    return any(group.model == own.model and group.experiment in (own.as_run, own.as_told) for own in recorded())
+def is_the_reports(run: Run) -> bool:
+    """Whether it is compared with the report: it is one of its experiments, with their settings as they are."""
+    return run.experiment in EXPERIMENTS and run.model in MODELS.values() and not deviations(run)
 
 
 def _missing(runs: Sequence[Run], shown: Gallery) -> list[str]:
@@ -159,8 +163,8 @@ def _missing(runs: Sequence[Run], shown: Gallery) -> list[str]:
     if len(lengths) > 1:
         of = ", ".join(f"{count} of {epochs}" for epochs, count in sorted(lengths.items(), reverse=True)[:MOST_NAMED])
         lines.append(
-            f"The completed runs have differing numbers of epochs: {of}. Curves end where their run ends, and means are "
-            "over runs of one length."
+            f"The completed runs have differing numbers of epochs: {of}. Curves end where their run ends, and means "
+            "are over runs of one length."
         )
     lines += shown.missing
     if not lines:
@@ -179,34 +183,34 @@ def _verdicts(claims: Sequence[Claim]) -> list[str]:
     rows = [(f"{number}. {plain(claim.title)}", f"**{claim.verdict}**") for number, claim in enumerate(claims, 1)]
     return [
         "## Verdicts",
-        f"Of the report's {len(claims)} claims, "
-        + ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-        + ". Each was computed from the runs; the tests and the measured values are [below](#the-claims).",
+        f"Of the report's {len(claims)} claims {counts['holds']} hold, {counts['does not hold']} do not, and for "
+        f"{counts['undecided']} these runs do not decide. Each verdict was computed from the runs; the tests and the "
+        "measured values are [below](#the-claims). " + several_tests(claims),
         table(("claim", "verdict"), rows),
     ]
 
 
-def _comparisons(groups: Sequence[Variant]) -> list[str]:
-    """For each of the report's runs what its text, its records and our runs say; and the recorded curves beside ours."""
+def _comparisons(evidence: Evidence) -> list[str]:
+    """For each of the report's runs what its text, its records and our runs say; its recorded curve beside ours."""
     blocks = [
         "## The report's runs, and ours",
         "Metrics are of the validation set, the official 10,000 test images, unless they say `test`: the 3,000 images "
         "held out of the training set. Ours are mean ± standard deviation over n seeds; a single run, n = 1, has none.",
     ]
     for own in recorded():
-        columns = sources(own, groups)
+        columns = sources(own, evidence)
         rows = [(measure, *(column.cells.get(measure, "") for column in columns)) for measure in MEASURES]
         blocks += [
             f"### Experiment {own.experiment}, Network {own.network}",
             table(("", *(column.heading for column in columns)), rows),
         ]
-        blocks += _points(own, groups)
+        blocks += _points(own, evidence)
     return blocks
 
 
-def sources(own: Recorded, groups: Sequence[Variant]) -> list[Column]:
-    """What there is to say of one of the report's runs: by its text, by its records, and by each of our experiments that
-    stands for it, the longest run and the mean over seeds."""
+def sources(own: Recorded, evidence: Evidence) -> list[Column]:
+    """What is said of one of the report's runs: by its text, by its records, and by each of our experiments that stands
+    for it, with its longest run and with the mean over seeds."""
     last = {column: values[-1] for column, values in own.points.items()}
     # The text gives one number for all four metrics.
     metrics = {f"final {name}, %": _digits(own.text.final_accuracy) for name in ("precision", "recall", "F1")}
@@ -222,18 +226,13 @@ def sources(own: Recorded, groups: Sequence[Variant]) -> list[Column]:
             | {"training time, s": str(own.seconds)},
         ),
     ]
-    for experiment in dict.fromkeys(
-        (own.as_run, own.as_told, *(("dropout_as_intended",) if own.experiment == 2 else ()))
-    ):
-        for group in groups:
-            if (group.experiment, group.model) == (experiment, own.model):
-                named_runs = [run for run in group.runs if run.completed and is_as_named(run)]
-                of_it = Variant(group.experiment, group.model, group.settings, named_runs)
-                longest, seeds = of_it.longest(), of_it.over_seeds()
-                for found in ([longest] if longest else [], seeds):
-                    if found and (found is seeds or not seeds or length(found[0]) > length(seeds[0])):
-                        heading = f"`{experiment}`, {length(found[0])} epochs, n = {len(found)}"
-                        columns.append(Column(heading, measured(found)))
+    for experiment in EXPERIMENTS[1:] if own.experiment == 2 else EXPERIMENTS[:1]:
+        case = Case(experiment, own.network)
+        longest, seeds = evidence.longest(case), evidence.seeds(case)
+        several = seeds[0] if seeds else []
+        alone = [longest] if longest and not (several and length(several[0]) == length(longest)) else []
+        for found in filter(None, (alone, several)):
+            columns.append(Column(f"`{experiment}`, {length(found[0])} epochs, n = {len(found)}", measured(found)))
     return columns
 
 
@@ -267,18 +266,9 @@ def measured(runs: Sequence[Run]) -> dict[str, str]:
     return cells
 
 
-def _points(own: Recorded, groups: Sequence[Variant]) -> list[str]:
+def _points(own: Recorded, evidence: Evidence) -> list[str]:
     """The report's recorded curve beside ours, where both have a point."""
-    run = next(
-        (
-            run
-            for group in groups
-            if (group.experiment, group.model) == (own.as_run, own.model)
-            and (run := group.longest())
-            and is_as_named(run)
-        ),
-        None,
-    )
+    run = evidence.longest(Case(own.as_run, own.network))
     if run is None:
         return []
     rows = []
@@ -334,14 +324,9 @@ def _lengths(groups: Sequence[Variant]) -> list[tuple[Variant, int, list[Run]]]:
     return found
 
 
-def _setup(runs: Sequence[Run]) -> list[str]:
+def _setup(theirs: Sequence[Run]) -> list[str]:
     """Hyperparameters and split: of the report, and of our experiments."""
-    ours = {
-        str(run.experiment): run.settings
-        for run in reversed(runs)
-        if is_as_named(run)
-        and any(run.experiment in (own.as_run, own.as_told, "dropout_as_intended") for own in recorded())
-    }
+    ours = {experiment: run.settings for experiment in EXPERIMENTS for run in theirs if run.experiment == experiment}
     rows = []
     for what, read in (
         (
@@ -380,11 +365,29 @@ def _scheduler(settings: Mapping[str, Any]) -> str:
 def _claims_in_full(claims: Sequence[Claim]) -> list[str]:
     blocks = ["## The claims"] if claims else []
     for number, claim in enumerate(claims, 1):
+        heading = list(claim.values[0]) if claim.values else []
         blocks += [
             f"### {number}. {plain(claim.title)}",
             f"**{claim.verdict}**",
+            f"The report: “{plain(claim.words)}”",
+            f"Test: {claim.test}",
+            *([table(heading, [_row(row) for row in claim.values])] if claim.values else []),
+            claim.explanation,
+            f"See {', '.join(map(_see, claim.figures))}.",
         ]
     return blocks
+
+
+def _row(values: Mapping[str, str]) -> list[str]:
+    return [f"**{text}**" if name == "verdict" and text else text for name, text in values.items()]
+
+
+def _see(figure: str) -> str:
+    """A link to a figure, by its number in the report or by what it shows."""
+    places = {"all_runs": ALL, "seeds": SEEDS, "gap": GAP, "learning_rate": RATE}
+    if figure in places:
+        return f"[{places[figure].lower()}](#{_anchor(places[figure])})"
+    return f"[Figure {figure}](#{_anchor(NETWORKS if figure in ('8', '9') else THEIRS)})"
 
 
 def _figures(shown: Gallery) -> list[str]:
@@ -406,10 +409,10 @@ def _circumstances(runs: Sequence[Run]) -> list[str]:
     left_out = [f"{len(rows) - MOST_ROWS} more rows are left out."] if len(rows) > MOST_ROWS else []
     return [
         "## What it ran on",
-        table(("runs", "device", "threads", "compiled steps", "commit", "versions"), rows[:MOST_ROWS]),
+        table(("runs", "device", "threads", "`trainer.compile`", "commit", "versions"), rows[:MOST_ROWS]),
         *left_out,
-        f"{len(seconds)} runs took {_hours(sum(seconds))} of training in all, each by its own clock. A sweep runs as many "
-        "at a time as there are cores, and what else the machine did at the time is not recorded: the seconds say "
+        f"{len(seconds)} runs took {_hours(sum(seconds))} of training in all, each by its own clock. A sweep runs as "
+        "many at a time as there are cores, and what else the machine did meanwhile is not recorded: the seconds say "
         "what a run took, not what it would take alone.",
     ]
 
@@ -422,7 +425,7 @@ def _circumstance(run: Run) -> tuple[str, ...]:
     return (
         str(run.record.get("device", "not recorded")),
         str(run.record.get("threads", "not recorded")),
-        {True: "yes", False: "no"}.get(run.settings.get("trainer.compile"), "not recorded"),
+        str(spelled(run.settings.get("trainer.compile", "not recorded"))),
         commit,
         ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
     )
@@ -445,8 +448,8 @@ def _commands(groups: Sequence[Variant]) -> list[str]:
     return (
         [
             "## To repeat it",
-            "For each row of the table of all runs: what trains its runs again, and what repeats the first of them from its "
-            "record and compares every bit. Paths are relative to this file's directory.",
+            "For each row of the table of all runs: what trains its runs again, and what repeats the first of them from "
+            "its record and compares every bit. Paths are relative to this file's directory.",
             "```sh\n" + "\n".join(lines) + "\n```",
             *left_out,
         ]
@@ -455,12 +458,12 @@ def _commands(groups: Sequence[Variant]) -> list[str]:
     )
 
 
-def _readme(groups: Sequence[Variant], claims: Sequence[Claim], shown: Gallery) -> str:
+def _readme(evidence: Evidence, claims: Sequence[Claim], shown: Gallery) -> str:
     """The results for a README, with the places of figures relative to the report: `{directory}/figures/...`."""
     names = {picture.name: picture for pictures in shown.pictures.values() for picture in pictures}
     rows = []
     for own in recorded():
-        for column in sources(own, groups):
+        for column in sources(own, evidence):
             cells = dict(column.cells)
             if cells.get("in epoch"):
                 cells["best accuracy, %"] += f" ({cells['in epoch']})"
@@ -517,6 +520,7 @@ a { color: var(--link); }
 code, pre { font: .875em/1.5 ui-monospace, "DejaVu Sans Mono", Consolas, monospace; }
 code { overflow-wrap: anywhere; background: var(--soft); padding: 0 .2em; border-radius: .2em; }
 .scroll { overflow-x: auto; margin: 1em 0; } .scroll:focus-visible { outline: 2px solid var(--link); }
+th:first-child, td:first-child { position: sticky; left: 0; min-width: 8em; background: var(--page); }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35em .7em; border-bottom: 1px solid var(--faint); text-align: left; vertical-align: top; }
 th { background: var(--soft); min-width: 5.5em; } td { min-width: 4em; } td code, th code { overflow-wrap: normal; }
@@ -524,9 +528,10 @@ pre { overflow-x: auto; background: var(--soft); padding: .8em; border-radius: .
 figure { margin: 1.5em 0; max-width: 44rem; } figcaption { font-size: .9rem; margin-top: .4em; }
 img { display: block; width: 100%; height: auto; background: #ffffff; border-radius: .4em; padding: .4em; }
 strong.holds { color: var(--holds); } strong.not { color: var(--not); } strong.open { color: var(--open); }
-@media print { :root { --ink: #000; --page: #fff; --faint: #bbb; --soft: #f4f4f4; --link: #000; } body { max-width: none;
-  font-size: 10pt; } figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } .scroll { overflow: visible; }
-  table { font-size: 7.5pt; } th, td { padding: .2em .35em; min-width: 0; } pre { white-space: pre-wrap; } img { padding: 0; } }
+@media print { :root { --ink: #000; --page: #fff; --faint: #bbb; --soft: #f4f4f4; --link: #000; } body {
+  max-width: none; font-size: 10pt; } figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } .scroll { overflow: visible; }
+  table { font-size: 7.5pt; } th, td { padding: .2em .35em; min-width: 0 !important; }
+  pre { white-space: pre-wrap; } img { padding: 0; } }
 """
 VERDICTS = {"holds": "holds", "does not hold": "not", "undecided": "open"}
 

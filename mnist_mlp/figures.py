@@ -7,7 +7,7 @@ chart is small and its letters are large, so that it can be read on a telephone.
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -23,7 +23,7 @@ BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#6E6E6E"
 COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 DASHES: tuple[str | tuple[float, tuple[float, ...]], ...] = ("-", (0, (4, 1.5)), ":", "-.")
-STYLE = {
+STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": GREY,
     "axes.grid": True,
@@ -45,7 +45,7 @@ STYLE = {
     "svg.fonttype": "none",  # letters as such: half the size, and they can be searched
     "svg.hashsalt": "mnist-mlp",  # names within the file that are not random
 }
-WIDTH, HEIGHT, DPI = 6.6, 4.6, 130  # inches, pixels per inch
+WIDTH, HEIGHT, DPI = 6.0, 4.4, 140  # inches, pixels per inch
 FLOOR = 5e-5  # what is smaller is drawn on the lower edge: the report's records, with four decimals, round it to 0
 SEPARATION = 0.07  # of labels at the ends of the lines, in heights of the chart
 TICKS = {
@@ -275,7 +275,8 @@ def _scale_percent(axes: Axes) -> None:
     least = 0.05  # percent of error: 100 % itself would be infinitely far
 
     def forward(percent: Vector) -> Vector:
-        return -np.log10(np.maximum(100 - np.asarray(percent), least))
+        height: Vector = -np.log10(np.maximum(100 - np.asarray(percent), least))
+        return height
 
     axes.set_yscale("function", functions=(forward, lambda place: 100 - 10 ** -np.asarray(place)))
     low, high = axes.dataLim.intervaly

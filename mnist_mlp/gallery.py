@@ -5,16 +5,19 @@ from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from mnist_mlp.evidence import MODELS, Case, Evidence
 from mnist_mlp.records import Recorded, recorded
 from mnist_mlp.runs import Run
 from mnist_mlp.settings import compose_config
-from mnist_mlp.variants import Variant, damage, is_as_named
+from mnist_mlp.variants import Variant, damage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mnist_mlp.figures import Line
 
+NETWORKS, THEIRS, ALL, SEEDS = "The networks", "The report's figures", "All runs", "Over seeds"
+GAP, RATE = "Generalisation gap", "Learning rate"
 MOST_LINES = 8  # on a chart, and as many colours
 MOST_SEEDS = 100  # in a band
 RATE_EPOCHS = 60  # in which a rate is divided by ten six times
@@ -37,33 +40,37 @@ class Gallery(NamedTuple):
     missing: list[str]
 
 
-def gallery(variants: Sequence[Variant]) -> Gallery:
-    """The figures for these runs."""
+def gallery(variants: Sequence[Variant], evidence: Evidence | None) -> Gallery:
+    """The figures of these runs.
+
+    Args:
+        variants: all of them.
+        evidence: those that stand for the report's; None where no run does, and its figures are not wanted.
+    """
     pictures: dict[str, list[Picture]] = {}
     missing: list[str] = []
     drawable = [(variant, run) for variant in variants if (run := variant.longest())]
-    reports = [(own.as_run, own.model) for own in recorded()] + [(own.as_told, own.model) for own in recorded()]
-    if any((variant.experiment, variant.model) in reports for variant in variants):
-        named = {(variant.experiment, variant.model): run for variant, run in drawable if is_as_named(run)}
-        networks = {own.model: f"Network {own.network}" for own in recorded()}
-        pictures["The networks"] = [_architecture(8 + number, *model) for number, model in enumerate(networks.items())]
-        found = pictures["The report's figures"] = []
+    if evidence is not None:
+        pictures[NETWORKS] = [
+            _architecture(8 + number, model, f"Network {network}")
+            for number, (network, model) in enumerate(MODELS.items())
+        ]
+        found = pictures[THEIRS] = []
         for own in recorded():
             for experiment in dict.fromkeys((own.as_run, own.as_told)):
-                run = named.get((experiment, own.model))
+                run = evidence.longest(Case(experiment, own.network))
                 if run is not None:
                     found += _of_the_report(run, own)
                 else:
                     missing.append(
-                        f"Figures {own.figure} and {own.figure + 1}: there is no run of `{experiment}` with "
+                        f"Figures {own.figure} and {own.figure + 1}: there is no completed run of `{experiment}` with "
                         f"`{own.model}` that leaves its settings as they are."
                     )
     lines = _lines(drawable)
     left_out = len(drawable) - len(lines)
     note = f" The {MOST_LINES} with the highest validation accuracy of {len(drawable)}." if left_out else ""
     if lines:
-        pictures["All runs"] = _together(lines, "all_runs", f"The longest run of each.{note}", "log")
-        pictures["Learning rates"] = [_learning_rate(lines)]
+        pictures[ALL] = _together(lines, "all_runs", f"The longest run of each.{note}", "log")
     seeds = [
         line._replace(runs=runs)
         for line, (variant, _) in zip(lines, _chosen(drawable), strict=True)
@@ -73,10 +80,14 @@ def gallery(variants: Sequence[Variant]) -> Gallery:
         counts = sorted({len(line.runs) for line in seeds})
         n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         note = f"Mean over the seeds (n = {n}), and a band of one standard deviation to each side."
-        pictures["Over seeds"] = _together(seeds, "over_seeds", note, "linear")
+        pictures[SEEDS] = _together(seeds, "over_seeds", note, "linear")
+        pictures[GAP] = [pictures[ALL].pop(), pictures[SEEDS].pop()]
     elif lines:
+        pictures[GAP] = [pictures[ALL].pop()]
         missing.append("Means and bands over seeds: no runs differ in nothing but the seed.")
-    if not lines:
+    if lines:
+        pictures[RATE] = [_learning_rate(lines)]
+    else:
         missing.append("Every curve: no run has an epoch that can be read.")
     return Gallery({heading: found for heading, found in pictures.items() if found}, missing)
 
@@ -88,7 +99,7 @@ def _chosen(drawable: Sequence[tuple[Variant, Run]]) -> list[tuple[Variant, Run]
 
 
 def _lines(drawable: Sequence[tuple[Variant, Run]]) -> list["Line"]:
-    """A colour for each experiment with its settings, dashes for each model; a colour for each where that is too few."""
+    """A colour for each experiment with its settings, dashes for each model."""
     from mnist_mlp.figures import COLORS, DASHES, Line
 
     chosen = _chosen(drawable)
@@ -209,8 +220,9 @@ def _together(lines: Sequence["Line"], prefix: str, note: str, scale: Literal["l
 def _learning_rate(lines: Sequence["Line"]) -> Picture:
     """One line for each schedule: runs that had the same rates, as far as both go, share it."""
     from mnist_mlp import figures
+    from mnist_mlp.figures import Line
 
-    shared: list[tuple["Line", list[str]]] = []
+    shared: list[tuple[Line, list[str]]] = []
     for line in lines:
         rates = line.runs[0].epochs["lr"]
         for other, labels in shared:
@@ -221,17 +233,18 @@ def _learning_rate(lines: Sequence["Line"]) -> Picture:
         else:
             shared.append((line, [line.label]))
     drawn = [line._replace(label="; ".join(labels)) for line, labels in shared]
-    rates = "; ".join(
+    alt = "; ".join(
         f"{line.label}: from {line.runs[0].epochs['lr'][0]:g} to {line.runs[0].epochs['lr'][:RATE_EPOCHS][-1]:g} in "
         f"epoch {len(line.runs[0].epochs['lr'][:RATE_EPOCHS])}"
         for line in drawn
     )
     return Picture(
         "learning_rate",
-        f"The learning rate that the optimizer had, in the first {RATE_EPOCHS} epochs. The report's text has it divided "
-        "by ten every 10 epochs (`dropout_scheduler` from 0.01, `dropout_as_intended` from 0.001); in its own runs, "
-        "which `dropout_as_run` repeats, it never changed.",
-        f"Step chart. {rates}.",
+        f"The learning rate that the optimizer had, in the first {RATE_EPOCHS} epochs. The report's scheduler was to "
+        "divide it by ten every 10 epochs, as it does in `dropout_scheduler` (from 0.01, as in the text) and in "
+        "`dropout_as_intended` (from 0.001, as in the code); in its own runs, which `dropout_as_run` repeats, it never "
+        "did.",
+        f"Step chart. {alt}.",
         _chart(figures.learning_rate, drawn, "Learning rate", RATE_EPOCHS),
     )
 

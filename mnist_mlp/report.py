@@ -1,4 +1,4 @@
-"""`mnist-report DIR`: the runs under a directory, grouped over their seeds, as a table, as `results.csv` and as a report."""
+"""`mnist-report DIR`: the runs under a directory, grouped over their seeds: a table, `results.csv` and a report."""
 
 import argparse
 import csv
@@ -49,15 +49,15 @@ def main() -> None:
     """Runs `mnist-report`. Exit status: 0, or 1 where DIR holds no runs or the report cannot be written."""
     parser = argparse.ArgumentParser(
         prog="mnist-report",
-        description="Prints the runs under DIR, grouped over their seeds, and saves a row for each as results.csv; then "
-        "writes report.md, report.html and figures/ beside it.",
+        description="Prints the runs under DIR, grouped over their seeds, and saves a row for each as results.csv; "
+        "then writes report.md, report.html and figures/ beside it.",
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="a run, a sweep or any directory above them")
     parser.add_argument(
         "--output",
         metavar="DIR2",
         type=Path,
-        help="write there, not to DIR, with copies of each run's run.json, config.yaml and metrics.csv: a record to keep",
+        help="write there, not to DIR, and copy each run's run.json, config.yaml and metrics.csv: a record to keep",
     )
     parser.add_argument(
         "--readme",
@@ -176,8 +176,8 @@ def results(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def varied(runs: Sequence[Run]) -> dict[str, dict[str, str | None]]:
-    """Of each run by name its settings that differ between runs of one experiment and model, the seed aside; None for one
-    that it does not have."""
+    """Of each run by name its settings that differ between runs of one experiment and model, the seed aside; None for
+    one that it does not have."""
     settings = [settings_shown(run) for run in runs]
     values: dict[tuple[Any, str], set[str]] = defaultdict(set)
     counts = Counter((run.experiment, run.model) for run in runs)

@@ -10,25 +10,13 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from mnist_mlp.evidence import EXPERIMENTS
 from mnist_mlp.rundir import COLUMNS, PLACES
 from mnist_mlp.runs import Run
 from mnist_mlp.settings import SettingError, compose_config, flatten, spelled
 
 LENGTH = "trainer.max_epochs"
 NAMED = ("experiment", "network", "seed", "data.seed")
-# Settings of which a run's curves do not depend, or by rounding alone.
-CIRCUMSTANCES = (
-    "threads",
-    "trainer.accelerator",
-    "trainer.compile",
-    "trainer.deterministic",
-    "trainer.devices",
-    "trainer.strategy",
-    "data.root",
-    "data.download",
-    "data.mirror",
-    "data.eval_batch_size",
-)
 
 
 @dataclass(frozen=True)
@@ -59,8 +47,8 @@ class Variant:
         return next((run for run in in_order if length(run) and not damage(run)), None)
 
     def over_seeds(self) -> list[Run]:
-        """The completed runs of one length with seeds of their own: of the length with the most seeds, the longer one of
-        a tie; [] where no length has two."""
+        """The completed runs of one length, one for each seed: of the length with the most seeds, the longer one of a
+        tie; [] where no length has two."""
         lengths: dict[int, dict[Any, Run]] = defaultdict(dict)
         for run in self.runs:
             if run.completed:
@@ -71,7 +59,7 @@ class Variant:
 
 
 def variants(runs: Iterable[Run], varied: Mapping[str, Mapping[str, Any]]) -> list[Variant]:
-    """The runs in variants, in order of their first run.
+    """The runs in variants: of the report's experiments first, in its order, then of others as they come.
 
     Args:
         runs: in any order.
@@ -85,15 +73,17 @@ def variants(runs: Iterable[Run], varied: Mapping[str, Mapping[str, Any]]) -> li
     for experiment, model, settings in together:
         for name, value in settings:
             several[experiment, model, name].add(value)
-    return [
+    found = [
         Variant(
             experiment,
             model,
             {name: value for name, value in settings if len(several[experiment, model, name]) > 1},
-            found,
+            of_it,
         )
-        for (experiment, model, settings), found in together.items()
+        for (experiment, model, settings), of_it in together.items()
     ]
+    order = {experiment: place for place, experiment in enumerate(EXPERIMENTS)}
+    return sorted(found, key=lambda variant: order.get(variant.experiment, len(order)))
 
 
 def length(run: Run) -> int:
@@ -116,7 +106,7 @@ def damage(run: Run) -> str | None:
 
 @cache
 def configured(experiment: str, model: str) -> Mapping[str, Any] | None:
-    """The settings, flat, of `mnist-train experiment=... model=...`; None where there is no such experiment or model."""
+    """The settings, flat, of `mnist-train experiment=... model=...`; None where there is none of that name."""
     try:
         config = compose_config([f"experiment={experiment}", f"model={model}"])
     except (SettingError, HydraException, OmegaConfBaseException):
@@ -135,14 +125,6 @@ def changed(run: Run) -> dict[str, Any] | None:
         for name, value in run.settings.items()
         if name not in (*PLACES, *NAMED) and (name not in given or given[name] != value)
     }
-
-
-def is_as_named(run: Run) -> bool:
-    """Whether it is its experiment as this project has it: nothing else was set that its curves depend on."""
-    others = changed(run)
-    return others is not None and all(
-        name in (*CIRCUMSTANCES, LENGTH) or name.startswith("tensorboard.") for name in others
-    )
 
 
 def command(runs: Sequence[Run]) -> str | None:
