@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from mnist_mlp.claims import Claim, judge, several_tests
 from mnist_mlp.evidence import EXPERIMENTS, MODELS, Case, Evidence, deviations
-from mnist_mlp.gallery import ALL, GAP, NETWORKS, RATE, SEEDS, THEIRS, Gallery, gallery
+from mnist_mlp.gallery import ALL, GAP, NETWORKS, RATE, SEEDS, THEIRS, Gallery, Picture, gallery
 from mnist_mlp.records import Headline, Recorded, recorded, setup
 from mnist_mlp.rundir import durable_write
 from mnist_mlp.runs import Run
@@ -47,15 +47,23 @@ IN_README = (
     "test accuracy, last weights, %",
 )
 README_FIGURES = ("all_runs_val_loss", "over_seeds_val_accuracy")
-BEGIN, END = "<!-- results: written by `mnist-report DIR --readme FILE` -->", "<!-- end of results -->"
+# Around the results in a README.
+BEGIN, END = "<!-- results: what `mnist-report DIR --readme FILE` writes -->", "<!-- end of results -->"
 
 
 class Report(NamedTuple):
-    """The document in both forms, and the content of the figures by their place beside it."""
+    """What is to be written of some runs.
 
+    Args:
+        title: of the document.
+        markdown: the document.
+        pictures: its figures, not yet drawn.
+        readme: the results in short; `{directory}` stands where the document's place belongs.
+    """
+
+    title: str
     markdown: str
-    html: str
-    figures: dict[str, bytes]
+    pictures: list[Picture]
     readme: str
 
 
@@ -79,12 +87,6 @@ def compose(runs: Sequence[Run], varied: Mapping[str, Mapping[str, Any]]) -> Rep
     evidence = Evidence(usable)
     shown = gallery(groups, evidence if theirs else None)
     claims = judge(usable) if theirs else []
-    drawn = {
-        f"{FIGURES}/{picture.name}{suffix}": content
-        for pictures in shown.pictures.values()
-        for picture in pictures
-        for suffix, content in zip((".png", ".svg"), picture.draw(), strict=True)
-    }
     title = "The report, reproduced and judged" if claims else "Runs"
     blocks = [
         f"# {title}",
@@ -99,21 +101,25 @@ def compose(runs: Sequence[Run], varied: Mapping[str, Mapping[str, Any]]) -> Rep
         *_commands(groups),
     ]
     markdown = "\n\n".join(blocks) + "\n"
-    return Report(markdown, to_html(markdown, title, drawn), drawn, _readme(evidence, claims, shown))
+    pictures = [picture for found in shown.pictures.values() for picture in found]
+    return Report(title, markdown, pictures, _readme(evidence, claims, pictures))
 
 
 def write(report: Report, directory: Path) -> None:
     """Writes `report.md`, `report.html` and the figures; figures of an earlier report that are not in this one go."""
     figures = directory / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
-    for place, content in report.figures.items():
-        durable_write(directory / place, content)
+    drawn = {}
+    for picture in report.pictures:
+        for suffix, content in zip((".png", ".svg"), picture.draw(), strict=True):
+            durable_write(figures / f"{picture.name}{suffix}", content)
+            drawn[f"{FIGURES}/{picture.name}{suffix}"] = content
     for old in figures.iterdir():
         ours = re.match(r"(figure_\d\d|all_runs|over_seeds|learning_rate).*\.(png|svg)$", old.name)
-        if ours and f"{FIGURES}/{old.name}" not in report.figures:
+        if ours and f"{FIGURES}/{old.name}" not in drawn:
             old.unlink()
     durable_write(directory / "report.md", report.markdown.encode())
-    durable_write(directory / "report.html", report.html.encode())
+    durable_write(directory / "report.html", to_html(report.markdown, report.title, drawn).encode())
 
 
 def refuse_readme(readme: Path) -> None:
@@ -126,11 +132,11 @@ def write_readme(report: Report, directory: Path, readme: Path) -> None:
     before, after = _around(readme)
     place = Path(os.path.relpath(directory, readme.parent)).as_posix()
     section = report.readme.replace("{directory}", place)
-    durable_write(readme, f"{before}{BEGIN}\n\n{section}\n\n{END}{after}".encode())
+    durable_write(readme, f"{before}\n\n{section}\n\n{after}".encode())
 
 
 def _around(readme: Path) -> tuple[str, str]:
-    """What stands before and after the results."""
+    """The file up to its first mark, and from its second mark on."""
     try:
         text = readme.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -139,7 +145,7 @@ def _around(readme: Path) -> tuple[str, str]:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SettingError("--readme", readme, f"needs a line {BEGIN} and after it a line {END}, to write between")
-    return before, after
+    return before + begin, end + after
 
 
 def is_the_reports(run: Run) -> bool:
@@ -448,8 +454,8 @@ def _commands(groups: Sequence[Variant]) -> list[str]:
     return (
         [
             "## To repeat it",
-            "For each row of the table of all runs: what trains its runs again, and what repeats the first of them from "
-            "its record and compares every bit. Paths are relative to this file's directory.",
+            "For each row of the table of all runs: what trains its runs again, and what repeats the first of them "
+            "from its record and compares every bit. Paths are relative to this file's directory.",
             "```sh\n" + "\n".join(lines) + "\n```",
             *left_out,
         ]
@@ -458,26 +464,29 @@ def _commands(groups: Sequence[Variant]) -> list[str]:
     )
 
 
-def _readme(evidence: Evidence, claims: Sequence[Claim], shown: Gallery) -> str:
-    """The results for a README, with the places of figures relative to the report: `{directory}/figures/...`."""
-    names = {picture.name: picture for pictures in shown.pictures.values() for picture in pictures}
+def _readme(evidence: Evidence, claims: Sequence[Claim], pictures: Sequence[Picture]) -> str:
+    """The results in short: the report's runs and ours in one table, two figures, and the verdicts."""
     rows = []
     for own in recorded():
         for column in sources(own, evidence):
             cells = dict(column.cells)
             if cells.get("in epoch"):
                 cells["best accuracy, %"] += f" ({cells['in epoch']})"
-            run = f"{own.experiment} {own.network}"
-            rows.append((run, column.heading, *(cells.get(name, "") for name in IN_README)))
-    heading = ("", "by", *(f"{name} (epoch)" if name.startswith("best") else name for name in IN_README))
+            rows.append(
+                (f"{own.experiment} {own.network}", column.heading, *(cells.get(name, "") for name in IN_README))
+            )
+    heading = ("", "", *(f"{name} (epoch)" if name.startswith("best") else name for name in IN_README))
     verdicts = [(plain(claim.title), f"**{claim.verdict}**") for claim in claims]
     return "\n\n".join(
         [
+            "Each of the report's runs (Experiment 1 and 2, Network A and B) by the report's text, by its records, and "
+            "as repeated here: validation metrics, mean ± standard deviation over n seeds. The whole of it, with every "
+            "figure, test and number: [report.md]({directory}/report.md), or `report.html` beside it.",
             table(heading, rows),
             *(
-                f"![{plain(names[name].alt)}]({{directory}}/{FIGURES}/{name}.png)\n*{names[name].caption}*"
-                for name in README_FIGURES
-                if name in names
+                f"![{plain(picture.alt)}]({{directory}}/{FIGURES}/{picture.name}.png)\n\n*{picture.caption}*"
+                for picture in pictures
+                if picture.name in README_FIGURES
             ),
             *([table(("the report's claim", "verdict"), verdicts)] if verdicts else []),
         ]
@@ -523,15 +532,16 @@ code { overflow-wrap: anywhere; background: var(--soft); padding: 0 .2em; border
 th:first-child, td:first-child { position: sticky; left: 0; min-width: 8em; background: var(--page); }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35em .7em; border-bottom: 1px solid var(--faint); text-align: left; vertical-align: top; }
-th { background: var(--soft); min-width: 5.5em; } td { min-width: 4em; } td code, th code { overflow-wrap: normal; }
+th { background: var(--soft); min-width: 5.5em; } td { min-width: 5.5em; } td code, th code { overflow-wrap: normal; }
 pre { overflow-x: auto; background: var(--soft); padding: .8em; border-radius: .4em; } pre code { padding: 0; }
 figure { margin: 1.5em 0; max-width: 44rem; } figcaption { font-size: .9rem; margin-top: .4em; }
 img { display: block; width: 100%; height: auto; background: #ffffff; border-radius: .4em; padding: .4em; }
 strong.holds { color: var(--holds); } strong.not { color: var(--not); } strong.open { color: var(--open); }
-@media print { :root { --ink: #000; --page: #fff; --faint: #bbb; --soft: #f4f4f4; --link: #000; } body {
-  max-width: none; font-size: 10pt; } figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } .scroll { overflow: visible; }
-  table { font-size: 7.5pt; } th, td { padding: .2em .35em; min-width: 0 !important; }
-  pre { white-space: pre-wrap; } img { padding: 0; } }
+@media print {
+  :root { --ink: #000; --page: #fff; --faint: #bbb; --soft: #f4f4f4; --link: #000; color-scheme: light; }
+  body { max-width: none; font-size: 10pt; } h2, h3 { break-after: avoid; } .scroll { overflow: visible; }
+  figure, tr { break-inside: avoid; } figure { max-width: 30rem; } img { padding: 0; } pre { white-space: pre-wrap; }
+  table { font-size: 7.5pt; } th, td { padding: .2em .35em; min-width: 0 !important; } }
 """
 VERDICTS = {"holds": "holds", "does not hold": "not", "undecided": "open"}
 
