@@ -85,11 +85,6 @@ class Evidence:
         seeds = lengths[max(lengths)]
         return seeds[min(seeds)]
 
-    def reaching(self, case: Case, epoch: int) -> Run | None:
-        """The case's longest run, if it has that epoch."""
-        run = self.longest(case)
-        return run if run and len(run.epochs["epoch"]) >= epoch else None
-
     def seeds(self, *cases: Case) -> tuple[list[Run], ...] | None:
         """The runs of each case over the seeds that all have, at the length at which there are most of them (the
         longest of these); None where there are not two."""
@@ -163,14 +158,15 @@ def gap(runs: Sequence[Run]) -> np.ndarray:
 
 
 def rise(runs: Sequence[Run]) -> np.ndarray:
-    """How far the validation loss ends (mean of the last `TAIL` epochs) above where it is lowest.
+    """How far the validation loss ends above where it is lowest, both as means of `TAIL` epochs.
 
     The lowest of many noisy values is low by luck, and the end would lie above it even if nothing rose. So where the
     lowest is, the mean curve of the *other* seeds says.
     """
     losses = np.array([run.epochs["val/loss"] for run in runs])
-    lowest = [np.delete(losses, seed, axis=0).mean(axis=0).argmin() for seed in range(len(losses))]
-    return np.array([curve[-TAIL:].mean() - curve[epoch] for curve, epoch in zip(losses, lowest, strict=True)])
+    smooth = np.lib.stride_tricks.sliding_window_view(losses, min(TAIL, losses.shape[1]), axis=1).mean(axis=-1)
+    lowest = [int(np.delete(smooth, seed, axis=0).mean(axis=0).argmin()) for seed in range(len(smooth))]
+    return np.array([curve[-1] - curve[epoch] for curve, epoch in zip(smooth, lowest, strict=True)])
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
