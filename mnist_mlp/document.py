@@ -161,10 +161,11 @@ def _missing(runs: Sequence[Run], shown: Gallery) -> list[str]:
         errors = [f"{named(run.name)}{_error(run)}" for run in of_them[:MOST_NAMED]]
         more = f", and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
         lines.append(f"{count} of {len(runs)} runs {plain(status or 'without a status')}: {', '.join(errors)}{more}.")
-    damaged = [problem for run in runs[:MOST_CHECKED] if run.completed and (problem := damage(run))]
-    lines += [f"Left out of the figures: {plain(problem)}" for problem in damaged[:MOST_NAMED]]
+    damaged = [(run, problem) for run in runs[:MOST_CHECKED] if run.completed and (problem := damage(run))]
+    left_out = "is left out of the figures and verdicts"
+    lines += [f"{named(run.name)} {left_out}: {problem}." for run, problem in damaged[:MOST_NAMED]]
     if len(damaged) > MOST_NAMED:
-        lines.append(f"Left out of the figures: {len(damaged) - MOST_NAMED} more damaged `metrics.csv`.")
+        lines.append(f"Each of {len(damaged) - MOST_NAMED} more {left_out}, for such a reason.")
     lengths = Counter(length(run) for run in runs if run.completed)
     if len(lengths) > 1:
         of = ", ".join(f"{count} of {epochs}" for epochs, count in sorted(lengths.items(), reverse=True)[:MOST_NAMED])

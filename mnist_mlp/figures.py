@@ -89,6 +89,8 @@ def drawn(build: Callable[[], Figure]) -> tuple[bytes, bytes]:
     """A chart as PNG, in 256 colours, and as SVG, its coordinates with one decimal of a point."""
     with rc_context(STYLE):
         figure = build()
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # which would lay it out anew for each form, at most of the time
         raster, vector = io.BytesIO(), io.StringIO()
         figure.savefig(raster, format="png", dpi=DPI)
         figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})

@@ -212,7 +212,7 @@ def result(run: Run, varied: dict[str, str | None]) -> dict[str, Any]:
     best_epoch = record.get("best", {}).get("epoch")
     best_row: dict[str, str] = {}
     if best_epoch is not None and best_epoch < len(epochs):
-        best_row = dict(zip(epochs[0].split(","), epochs[best_epoch].split(","), strict=True))
+        best_row = dict(zip(epochs[0].split(","), epochs[best_epoch].split(","), strict=False))  # a damaged file too
     return {
         "run": run.name,
         "status": record.get("status"),
@@ -310,11 +310,12 @@ def table(rows: list[dict[str, Any]]) -> Table:
             continue
         epochs = []
         for kind, column in (("last", "epochs"), ("best", "best/epoch")):
-            reached = sorted({row[column] for row in done})
+            reached = sorted({row[column] for row in done if row[column] is not None}) or [""]
             epochs += [f"{kind} {reached[0]}"]
             epochs += [f"to {reached[-1]}" if len(reached) > 1 else ""] if len(done) > 1 else []
-        seconds = [row["seconds"] for row in done]
-        spent = f"{statistics.fmean(seconds):.1f}" + (f"\n±{statistics.stdev(seconds):.1f}" if len(done) > 1 else "")
+        seconds = [row["seconds"] for row in done if row["seconds"] is not None]
+        spent = f"{statistics.fmean(seconds):.1f}" if seconds else ""
+        spent += f"\n±{statistics.stdev(seconds):.1f}" if len(seconds) > 1 else ""
         shown.add_row("\n".join(name), "\n".join(epochs), *(cell(done, metric) for metric in (*METRICS, "test")), spent)
     return shown
 

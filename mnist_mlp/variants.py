@@ -95,12 +95,14 @@ def damage(run: Run) -> str | None:
     """What is wrong with its metrics.csv; None where it can be used."""
     try:
         epochs = run.epochs
-    except SettingError as error:
-        return str(error)
+    except SettingError:
+        return "its metrics.csv is damaged"
+    if not epochs:
+        return "it has no metrics.csv, or one without epochs"
     if not set(COLUMNS) <= set(epochs):
-        return f"{run.name}: metrics.csv is not there, has no epoch or lacks columns"
+        return f"its metrics.csv has no column {', '.join(sorted(set(COLUMNS) - set(epochs)))}"
     if run.completed and len(epochs["epoch"]) != run.record.get("epochs"):
-        return f"{run.name}: metrics.csv has {len(epochs['epoch'])} epochs, run.json {run.record.get('epochs')}"
+        return f"its metrics.csv has {len(epochs['epoch'])} epochs, its run.json {run.record.get('epochs')}"
     return None
 
 
