@@ -282,7 +282,7 @@ def _scale_percent(axes: Axes) -> None:
 
     axes.set_yscale("function", functions=(forward, lambda place: 100 - 10 ** -np.asarray(place)))
     low, high = axes.dataLim.intervaly
-    axes.set_ylim(max(0.0, 100 - 1.15 * (100 - low)), 100 - 0.87 * max(100 - high, least))
+    axes.set_ylim(max(0.0, 100 - 1.15 * max(100 - low, 2 * least)), 100 - 0.87 * max(100 - high, least))
     axes.yaxis.set_major_locator(FixedLocator(TICKS["percent"]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
