@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
+from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mnist_mlp.evidence import MODELS, Case, Evidence
@@ -49,7 +51,6 @@ def gallery(variants: Sequence[Variant], evidence: Evidence | None) -> Gallery:
     """
     pictures: dict[str, list[Picture]] = {}
     missing: list[str] = []
-    drawable = [(variant, run) for variant in variants if (run := variant.longest())]
     if evidence is not None:
         pictures[NETWORKS] = [
             _architecture(8 + number, model, f"Network {network}")
@@ -66,14 +67,15 @@ def gallery(variants: Sequence[Variant], evidence: Evidence | None) -> Gallery:
                         f"Figures {own.figure} and {own.figure + 1}: there is no completed run of `{experiment}` with "
                         f"`{own.model}` that leaves its settings as they are."
                     )
-    lines = _lines(drawable)
-    left_out = len(drawable) - len(lines)
-    note = f" The {MOST_LINES} with the highest validation accuracy of {len(drawable)}." if left_out else ""
+    chosen = _chosen(variants)
+    lines = _lines(chosen)
+    note = f" The {MOST_LINES} with the highest validation accuracy of {len(variants)}."
+    note = note if len(lines) == MOST_LINES < len(variants) else ""
     if lines:
         pictures[ALL] = _together(lines, "all_runs", f"The longest run of each.{note}", "log")
     seeds = [
         line._replace(runs=runs)
-        for line, (variant, _) in zip(lines, _chosen(drawable), strict=True)
+        for line, (variant, _) in zip(lines, chosen, strict=True)
         if len(runs := [run for run in variant.over_seeds()[:MOST_SEEDS] if not damage(run)]) > 1
     ]
     if seeds:
@@ -92,17 +94,22 @@ def gallery(variants: Sequence[Variant], evidence: Evidence | None) -> Gallery:
     return Gallery({heading: found for heading, found in pictures.items() if found}, missing)
 
 
-def _chosen(drawable: Sequence[tuple[Variant, Run]]) -> list[tuple[Variant, Run]]:
-    """At most as many as a chart takes: those of the highest validation accuracy, in their own order."""
-    by_accuracy = sorted(range(len(drawable)), key=lambda index: -drawable[index][1].epochs["val/accuracy"].max())
-    return [drawable[index] for index in sorted(by_accuracy[:MOST_LINES])]
+def _chosen(variants: Sequence[Variant]) -> list[tuple[Variant, Run]]:
+    """At most as many as a chart takes, each with its longest run: those of the highest validation accuracy, in their
+    own order. Of the others, of which there may be thousands, no curve is read."""
+
+    def accuracy(variant: Variant) -> float:
+        return max(float((run.record.get("best") or {}).get("val/accuracy", 0)) for run in variant.runs)
+
+    best = sorted(range(len(variants)), key=lambda index: -accuracy(variants[index]))
+    found = islice(((index, run) for index in best if (run := variants[index].longest())), MOST_LINES)
+    return [(variants[index], run) for index, run in sorted(found, key=itemgetter(0))]
 
 
-def _lines(drawable: Sequence[tuple[Variant, Run]]) -> list["Line"]:
+def _lines(chosen: Sequence[tuple[Variant, Run]]) -> list["Line"]:
     """A colour for each experiment with its settings, dashes for each model."""
     from mnist_mlp.figures import COLORS, DASHES, Line
 
-    chosen = _chosen(drawable)
     models = list(dict.fromkeys(variant.model for variant, _ in chosen))
     kinds = list(dict.fromkeys((variant.experiment, *variant.settings.items()) for variant, _ in chosen))
     return [
