@@ -171,6 +171,13 @@ def test_reproduced(tmp_path: Path, experiment: int, changes: dict[str, Any], ex
     assert verdict(tmp_path, f"reproduced_{experiment}") == expected
 
 
+def test_a_curve_that_goes_up_and_down_has_not_the_shape(tmp_path: Path) -> None:
+    # Within a factor of two everywhere.
+    factors = np.where(np.isin(EPOCHS, recorded()[0].points["epoch"][::2]), 1.9, 1 / 1.9)
+    reproduce(tmp_path, 2, val_loss=lambda values: values * factors)
+    assert verdict(tmp_path, "reproduced_2") == "does not hold"
+
+
 def test_a_short_run_leaves_the_reproduction_open_unless_it_is_off_already(tmp_path: Path) -> None:
     for network in "AB":
         make_run(tmp_path, "dropout_as_run", network, epochs=20, val_accuracy=curve(2, network, "val/accuracy")[:20])
@@ -308,6 +315,7 @@ def test_first_epoch(tmp_path: Path, firsts: tuple[float, ...], expected: str) -
         (ACROSS, 0.01, 1.0, "undecided"),
         (BELOW, -0.01, 1.0, "does not hold"),  # the accuracy goes the other way
         (BELOW, 0.01, 1.6, "does not hold"),  # the long run's loss is not the text's
+        (BELOW, 0.01, 0.6, "does not hold"),
         (BELOW, 0.01, 1.4, "holds"),
         (BELOW, 0.01, None, "undecided"),  # no long run
     ],

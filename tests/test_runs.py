@@ -29,6 +29,7 @@ def test_runs_come_in_the_order_of_their_numbers_and_none_is_inside_another(tmp_
     for name in ("seed=10", "seed=9", "seed=9/checkpoints/x"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "run.json").write_text('{"status": "running"}')
+    (tmp_path / "multirun.yaml").touch()  # makes no run of what holds it
     first, second = read_runs(tmp_path)
     assert (first.name, second.name) == ("seed=9", "seed=10")
     assert (first.settings, first.epochs, first.lines(), first.completed) == ({}, {}, [], False)
