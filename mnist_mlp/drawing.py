@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 INK, GREY, BLUE, RED = "#1c2733", "#6b7785", "#1a4f9c", "#b3261e"
-SHARPNESS = 2  # pixels drawn for each one kept: Pillow itself draws jagged lines
 
 Anchor = Literal["start", "middle", "end"]
 
@@ -66,30 +65,31 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
     return font(size, bold).getlength(text)
 
 
-def png(shapes: list[Shape], width: int, height: int) -> Image.Image:
-    """The shapes, later ones over earlier ones, on white: RGB, `width` x `height` pixels."""
-    image = Image.new("RGB", (width * SHARPNESS, height * SHARPNESS), "white")
+def png(shapes: list[Shape], width: int, height: int, sharpness: int = 2) -> Image.Image:
+    """The shapes, later ones over earlier ones, on white: RGB, `width` x `height` pixels.
+
+    Args:
+        sharpness: pixels drawn in each direction for one kept. At 1, slanted lines and circles are jagged.
+    """
+    image = Image.new("RGB", (width * sharpness, height * sharpness), "white")
     pen = ImageDraw.Draw(image)
     for shape in shapes:
         if isinstance(shape, Box):
-            left, top = round(shape.x * SHARPNESS), round(shape.y * SHARPNESS)
-            right, bottom = (
-                round((shape.x + shape.width) * SHARPNESS) - 1,
-                round((shape.y + shape.height) * SHARPNESS) - 1,
-            )
-            corners = (left, top, max(left, right), max(top, bottom))
+            left, top = round(shape.x * sharpness), round(shape.y * sharpness)
+            right, bottom = round((shape.x + shape.width) * sharpness), round((shape.y + shape.height) * sharpness)
+            corners = (left, top, max(left, right - 1), max(top, bottom - 1))
             if shape.radius:
-                pen.rounded_rectangle(corners, shape.radius * SHARPNESS, shape.fill, shape.outline, SHARPNESS)
+                pen.rounded_rectangle(corners, shape.radius * sharpness, shape.fill, shape.outline, sharpness)
             else:
-                pen.rectangle(corners, shape.fill, shape.outline, SHARPNESS)
+                pen.rectangle(corners, shape.fill, shape.outline, sharpness)
         elif isinstance(shape, Line):
-            ends = [coordinate * SHARPNESS for coordinate in (shape.x1, shape.y1, shape.x2, shape.y2)]
-            pen.line(ends, shape.color, max(1, round(shape.width * SHARPNESS)))
+            ends = [coordinate * sharpness for coordinate in (shape.x1, shape.y1, shape.x2, shape.y2)]
+            pen.line(ends, shape.color, max(1, round(shape.width * sharpness)))
         else:
             anchor = {"start": "lm", "middle": "mm", "end": "rm"}[shape.anchor]
-            place = (shape.x * SHARPNESS, shape.y * SHARPNESS)
-            pen.text(place, shape.text, shape.color, font(shape.size * SHARPNESS, shape.bold), anchor)
-    return image.reduce(SHARPNESS)
+            place = (shape.x * sharpness, shape.y * sharpness)
+            pen.text(place, shape.text, shape.color, font(shape.size * sharpness, shape.bold), anchor)
+    return image.reduce(sharpness) if sharpness > 1 else image
 
 
 def svg(shapes: list[Shape], width: int, height: int) -> str:
