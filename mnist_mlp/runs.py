@@ -57,7 +57,7 @@ class Run:
         They are read anew at each call: of ten thousand runs nobody wants them all in memory.
         """
         metrics = self.path / "metrics.csv"
-        return metrics.read_text().splitlines() if metrics.exists() else []
+        return metrics.read_text(errors="replace").splitlines() if metrics.exists() else []
 
     @cached_property
     def epochs(self) -> "dict[str, np.ndarray]":

@@ -55,7 +55,7 @@ def test_runs_are_grouped_over_their_seeds(command: Command, tmp_path: Path) -> 
         make_run(tmp_path / f"lr=1,seed={seed}", accuracy, seed, lr=1)
     make_run(tmp_path / "again" / "seed=0", 0.90)  # the same run in a second directory is no second seed
     make_run(tmp_path / "b", 0.925, model="network_b", lr=0.3)
-    done = command("mnist-report", ".")
+    done = command("mnist-report", ".", "--table")
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     first, third, second = re.split(r"^baseline", done.stdout, flags=re.MULTILINE)[1:]
@@ -77,7 +77,7 @@ def test_runs_are_grouped_over_their_seeds(command: Command, tmp_path: Path) -> 
 def test_what_does_not_vary_is_no_column(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", model="network_b", lr=1)  # follows from the model
-    assert "optimizer.lr" not in results(tmp_path)[0]
+    assert "optimizer.lr" not in results(read_runs(tmp_path))[0]
 
 
 def test_runs_that_are_not_complete_are_shown_as_what_they_are(command: Command, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_runs_that_are_not_complete_are_shown_as_what_they_are(command: Command,
         (tmp_path / name / "run.json").write_text(json.dumps(record))
     make_run(tmp_path / "c", seed=1)
     make_run(tmp_path / "d", seed=2, status="failed", error="RuntimeError: first\nsecond")
-    done = command("mnist-report", ".")
+    done = command("mnist-report", ".", "--table")
     assert done.returncode == 0, done.stderr
     assert "4 runs: 2 failed, 1 running, 1 completed" in done.stdout
     assert "network_a, seed 1" in done.stdout  # the only one that is averaged
