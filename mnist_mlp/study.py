@@ -79,8 +79,7 @@ def conclude(directory: Path) -> Group:
         if ranked:
             write_best(study, directory)
             lines.insert(0, _table(study, ranked[:SHOWN]))
-            command = f"mnist-train --config-dir {os.path.relpath(directory)} experiment=best"
-            lines.append(Text(f"Best settings: {command}", no_wrap=True, overflow="ignore"))
+            lines.append(Text(f"Best settings: mnist-train --config-dir {os.path.relpath(directory)} experiment=best"))
         return Group(*lines)
     finally:
         close(storage)
