@@ -94,7 +94,7 @@ def serve(directory: Path, port: int) -> None:
 
 def contents(directory: Path) -> str:
     """What there is to show, and what of it is not: a sentence for each."""
-    from mnist_mlp.report import find_runs
+    from mnist_mlp.runs import find_runs
 
     runs = list(find_runs(directory))
     lines = [f"{len(runs)} run{'' if len(runs) == 1 else 's'} under {directory}"]
