@@ -226,7 +226,7 @@ class Events(Callback):
             self._hooks.pop().remove()
 
     def _note_active(self, name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
-        active = (output > 0).flatten(1).any(dim=0)
+        active = output.flatten(1).amax(dim=0) > 0
         self._active[name] = self._active[name] | active if name in self._active else active
 
     def epoch(self, trainer: Trainer, classifier: Classifier, row: Row, best: Row) -> None:

@@ -101,7 +101,10 @@ def serve(directory: Path, port: int) -> None:
         reload_interval=RELOAD_SECONDS,
         samples_per_plugin=SAMPLES,
     )
-    sys.exit(tensorboard.main())
+    try:
+        sys.exit(tensorboard.main())
+    except KeyboardInterrupt:  # before its server was listening for that
+        sys.exit(0)
 
 
 def contents(directory: Path) -> str:
