@@ -20,16 +20,18 @@ SAMPLES = {"scalars": 100_000, "images": 100, "pr_curves": 100}
 # What a browser has not been told otherwise: no smoothing, which would draw curves that were not measured, and new data
 # without asking. TensorBoard wants more than 30 seconds.
 BROWSER_SETTINGS = {"scalarSmoothing": 0, "autoReload": True, "autoReloadPeriodInMs": 31_000}
-# http://127.0.0.1:6006/ itself. Its script sees what the server does not: a tab in the address, and the settings that
-# this browser keeps for this address.
+# With more runs than this TensorBoard selects none of them, and its charts open empty.
+SELECTED = 40
+# http://127.0.0.1:6006/ itself, less the tab. Its script sees what the server does not: a tab in the address, and the
+# settings that this browser keeps for this address.
 LANDING = f"""<!doctype html>
 <title>TensorBoard</title>
 <script>
   const settings = "_tb_global_settings";
   localStorage.getItem(settings) || localStorage.setItem(settings, '{json.dumps(BROWSER_SETTINGS)}');
-  location.replace("/index.html" + (location.hash || "#custom_scalars&_smoothingWeight=0"));
+  location.replace("/index.html" + (location.hash || "#TAB"));
 </script>
-""".encode()
+"""
 
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -66,17 +68,27 @@ def refuse(directory: Path, port: int) -> None:
 
 def serve(directory: Path, port: int) -> None:
     """Serves TensorBoard until this process is asked to end."""
-    from tensorboard import program
+    from tensorboard import default, program
+    from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
     from tensorboard_data_server import server_binary
 
-    class Server(program.WerkzeugServer):  # type: ignore[misc]  # which has no types
+    class InOrder(CustomScalarsPlugin):  # type: ignore[misc]  # which has no types
+        """Gives each run's tags in order. TensorBoard marks a chart's first ◼ and its second ◆; the data server has
+        another order for each run, so that the marks would not say which curve is training and which validation."""
+
+        def scalars_impl(self, *arguments: Any) -> dict[str, Any]:
+            found: dict[str, Any] = super().scalars_impl(*arguments)
+            return found | {"tag_to_events": dict(sorted(found["tag_to_events"].items()))}
+
+    class Server(program.WerkzeugServer):  # type: ignore[misc]
         def __init__(self, application: WSGI, flags: argparse.Namespace) -> None:
-            super().__init__(with_landing(application), flags)
+            super().__init__(with_landing(application, directory), flags)
 
         def print_serving_message(self) -> None:
             print(f"{contents(directory)}\n{self.get_url()} shows them until Ctrl-C", flush=True)
 
-    tensorboard = program.TensorBoard(server_class=Server)
+    plugins = [InOrder if plugin is CustomScalarsPlugin else plugin for plugin in default.get_plugins()]
+    tensorboard = program.TensorBoard(plugins, server_class=Server)
     tensorboard.configure(
         logdir=os.fspath(directory),
         host=HOST,
@@ -89,7 +101,10 @@ def serve(directory: Path, port: int) -> None:
         reload_interval=RELOAD_SECONDS,
         samples_per_plugin=SAMPLES,
     )
-    sys.exit(tensorboard.main())
+    try:
+        sys.exit(tensorboard.main())
+    except KeyboardInterrupt:  # before its server was listening for that
+        sys.exit(0)
 
 
 def contents(directory: Path) -> str:
@@ -126,14 +141,18 @@ def ends_within_an_event(path: Path) -> bool:
     return position != size
 
 
-def with_landing(application: WSGI) -> WSGI:
-    """TensorBoard's application, with `LANDING` at its root."""
+def with_landing(application: WSGI, directory: Path) -> WSGI:
+    """TensorBoard's application, with `LANDING` at its root: on the charts, or of many runs on their table."""
+    from mnist_mlp.report import find_runs
 
     def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environment["PATH_INFO"] != "/" or environment.get("QUERY_STRING"):
             return application(environment, start_response)
-        start_response("200 OK", [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(LANDING)))])
-        return [LANDING]
+        many = len(list(find_runs(directory))) > SELECTED
+        page = LANDING.replace("TAB", "hparams" if many else "custom_scalars&_smoothingWeight=0").encode()
+        headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(page)))]
+        start_response("200 OK", headers)
+        return [page]
 
     return respond
 

@@ -59,6 +59,7 @@ def test_every_other_command_is_run_somewhere() -> None:
         "mnist-report logs/sweeps/seeds",
         "mnist-report logs/sweeps/seeds --output logs/kept",
         "mnist-report logs/sweeps/seeds --readme my_experiments.md",
+        "mnist-tensorboard logs/sweeps/seeds",
         "mnist-evaluate RUN_DIR/checkpoints/best.ckpt --split test",
         "mnist-rerun RUN_DIR",
         "mnist-rerun RUN_DIR --epochs 3",

@@ -89,6 +89,16 @@ def test_an_event_cut_anywhere_is_noticed(tmp_path: Path) -> None:
     assert cut == [size for size in range(45) if size not in (0, 16, 44)]
 
 
+def test_it_opens_on_the_charts_or_of_many_runs_on_their_table(tmp_path: Path) -> None:
+    with served(tmp_path) as (_, url, _):
+        for count, tab in ((40, "custom_scalars"), (41, "hparams")):  # more than 40 runs: TensorBoard selects none
+            for number in range(count):
+                (tmp_path / str(number)).mkdir(exist_ok=True)
+                (tmp_path / str(number) / "run.json").write_text("{}")
+            with urlopen(url) as answer:
+                assert f'"#{tab}' in answer.read().decode()
+
+
 def test_a_directory_without_runs_is_served_until_there_are_some(finished: Finished, tmp_path: Path) -> None:
     with served(tmp_path / "logs") as (_, url, said):
         assert f"There are no runs under {tmp_path / 'logs'} yet" in said
