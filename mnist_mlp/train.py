@@ -15,7 +15,8 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_mlp import launcher
+from mnist_mlp.cluster import RayLauncher, SlurmLauncher
+from mnist_mlp.launcher import ProcessLauncher, register
 from mnist_mlp.report import RememberSweep, summarise
 from mnist_mlp.rundir import RunDirectory
 from mnist_mlp.settings import (
@@ -43,14 +44,14 @@ def main() -> None:
     with one_sentence():
         refuse_empty_groups(sys.argv[1:])
         sys.argv += name_sweep_jobs(sys.argv[1:])
-        launcher.register()
+        register(ProcessLauncher, SlurmLauncher, RayLauncher)
         try:
             job()
         finally:
             if RememberSweep.directory is not None:
                 with contextlib.suppress(SettingError):  # no job came so far as to leave a record
                     summarise(RememberSweep.directory)
-    if launcher.ProcessLauncher.failed:
+    if ProcessLauncher.failed:
         sys.exit(1)
 
 
@@ -139,7 +140,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     # Adam's moments of a unit that died decay into numbers too small for the format, with which a processor takes many
     # times as long: Network B's epochs would take a quarter longer from the second on.
     torch.set_flush_denormal(True)
-    _check_accelerator(config.trainer.accelerator)
+    check_accelerator(config.trainer.accelerator)
 
     checkpoint = read_checkpoint(run.last, "run_dir") if run.last.exists() else None
     if checkpoint:
@@ -237,7 +238,7 @@ def _make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:
         raise SettingError(setting, name, f"could not be made ({' '.join(str(error).split())})") from error
 
 
-def _check_accelerator(accelerator: str) -> None:
+def check_accelerator(accelerator: str) -> None:
     """Raises: SettingError, where PyTorch has no such device here."""
     from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
