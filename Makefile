@@ -54,7 +54,7 @@ install: .venv/installed  ## make the environment, if it is not there and up to 
 	touch $@
 
 lock:  ## resolve requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra benchmark --extra dev --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --extra benchmark --extra dev --extra slurm --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --upgrade -o requirements.lock
 
 clean:  ## remove the environment and caches; logs stay
