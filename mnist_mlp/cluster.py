@@ -6,6 +6,7 @@ one that leaves no result, and are loaded by every Hydra application of the envi
 """
 
 import importlib.util
+import logging
 import os
 import shutil
 import signal
@@ -104,7 +105,7 @@ class SlurmLauncher(ClusterLauncher):
             if shutil.which(command) is None:
                 problem = f"there is no {command} on this machine: start the sweep where Slurm's commands are"
                 raise _refused("submitit_slurm", problem)
-        accounting = _slurm("sacct", "--noheader", "--allocations", "--starttime=now")
+        accounting = _ask("sacct", "--noheader", "--allocations", "--starttime=now")
         if accounting.returncode:
             problem = f"Slurm's accounting is off or out of reach ({_said(accounting)}): without it nothing tells of a "
             raise _refused("submitit_slurm", f"{problem}job that was killed; have slurmdbd running, or leave this out")
@@ -114,15 +115,15 @@ class SlurmLauncher(ClusterLauncher):
         executor = _executor(str(folder), parameters.pop("max_num_timeout"), parameters)
         # What Slurm knows better: partitions, accounts, limits, and how many devices there are.
         script = executor._make_submission_file_text("true", "check")
-        test = _slurm("sbatch", "--test-only", stdin=script)
+        test = _ask("sbatch", "--test-only", stdin=script)
         if test.returncode:
             if "partition" in test.stderr and parameters["partition"] is not None:
-                there = ", ".join(_slurm("sinfo", "--noheader", "--format=%R").stdout.split())
+                there = ", ".join(_ask("sinfo", "--noheader", "--format=%R").stdout.split())
                 problem = f"Slurm refuses it ({_said(test)}): choose one of {there}"
                 raise SettingError("hydra.launcher.partition", parameters["partition"], problem)
             problem = f"Slurm refuses such a job ({_said(test)}): change the hydra.launcher setting that asks for it"
             raise _refused("submitit_slurm", problem)
-        queued = set(_slurm("squeue", "--me", "--noheader", "--format=%F").stdout.split())
+        queued = set(_ask("squeue", "--me", "--noheader", "--format=%F").stdout.split())
         if ours := sorted({path.name.partition("_")[0] for path in folder.parent.glob("*")} & queued):
             problem = f"its jobs are in Slurm's queue: wait for them, or scancel {' '.join(ours)}"
             raise SettingError("sweep", config.sweep, problem)
@@ -142,14 +143,12 @@ class SlurmLauncher(ClusterLauncher):
         if time.monotonic() - self.looked < SLURM_POLL:
             return
         self.looked = time.monotonic()
-        queue = _slurm("squeue", "--me", "--noheader", "--array", "--format=%i")
+        queue = _ask("squeue", "--me", "--noheader", "--array", "--format=%i")
         gone = [job for job in jobs if self.ids[job.name] not in queue.stdout.split()]
         if queue.returncode or not gone:  # Slurm may be restarting
             return
-        asked = ",".join(self.ids[job.name] for job in gone)
-        answer = _slurm(
-            "sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", f"--jobs={asked}"
-        )
+        asked = f"--jobs={','.join(self.ids[job.name] for job in gone)}"
+        answer = _ask("sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", asked)
         states = dict(line.split("|") for line in answer.stdout.splitlines())
         for job in gone:
             state = states.get(self.ids[job.name], "RUNNING")  # accounting comes some seconds later
@@ -161,7 +160,7 @@ class SlurmLauncher(ClusterLauncher):
             yield job, f"Slurm says {state}"
 
     def cancel(self, jobs: list[Job]) -> None:
-        _slurm("scancel", *(self.ids[job.name] for job in jobs))
+        _ask("scancel", *(self.ids[job.name] for job in jobs))
 
 
 class SlurmJob:
@@ -170,12 +169,13 @@ class SlurmJob:
     def __call__(self, arguments: Sequence[str], log: Path) -> None:
         from submitit import JobEnvironment
 
+        logging.getLogger("submitit").propagate = False  # it has a handler of its own: train.log says it once
         try:
             run_here(list(arguments), log)
         except SystemExit as end:
             # A job that is cancelled, or that Slurm itself queues again, is COMPLETING by now. One that Slurm asks to
             # go, since its time is almost up or another needs its place, is RUNNING, and would be FAILED by leaving.
-            state = _slurm("squeue", "--noheader", f"--jobs={JobEnvironment().job_id}", "--format=%T").stdout.strip()
+            state = _ask("squeue", "--noheader", f"--jobs={JobEnvironment().job_id}", "--format=%T").stdout.strip()
             if end.code in [128 + signum for signum in STOP_SIGNALS] and state == "RUNNING":
                 signal.raise_signal(signal.Signals[f"SIG{JobEnvironment.USR_SIG}"])  # submitit's handler queues it
             raise
@@ -218,17 +218,14 @@ class RayLauncher(ClusterLauncher):
                 ray.init(**arguments["init"])
         except Exception as error:  # ConnectionError, ValueError and others
             address = arguments["init"].get("address")
-            problem = (
-                f"Ray is out of reach ({' '.join(str(error).split())}): give the address of a running head, or null"
-            )
+            said = " ".join(str(error).split())
+            problem = f"Ray is out of reach ({said}): give the address of a running head, or null"
             raise SettingError("hydra.launcher.ray.init.address", address, problem) from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         for setting, resource in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
             wanted, most = arguments["remote"].get(setting) or 0, max(node.get(resource, 0) for node in nodes)
             if wanted > most:
-                raise SettingError(
-                    f"hydra.launcher.ray.remote.{setting}", wanted, f"no node of Ray's has over {most:g}"
-                )
+                raise SettingError(f"hydra.launcher.ray.remote.{setting}", wanted, f"no node of Ray has over {most:g}")
 
     def submit(self, jobs: list[Job], directory: Path) -> str:
         import ray
@@ -276,7 +273,7 @@ def _executor(folder: str, max_num_timeout: int, parameters: dict[str, Any]) -> 
     return executor
 
 
-def _slurm(*command: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+def _ask(*command: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
 
 

@@ -47,6 +47,7 @@ def evaluate(
         SettingError: the checkpoint or the data cannot be used.
     """
     from lightning.pytorch import Trainer
+    from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from mnist_mlp.classifier import score
     from mnist_mlp.datamodule import InOrder, MNISTDataModule
@@ -62,6 +63,7 @@ def evaluate(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        plugins=[LightningEnvironment()],  # one process, also in a job of Slurm's
     )
     images, labels = datamodule.splits[split]  # type: ignore[index]
     return score(trainer, classifier, InOrder(images, labels, datamodule.eval_batch_size))

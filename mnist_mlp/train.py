@@ -128,6 +128,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     from hydra.utils import instantiate
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from mnist_mlp.backbone import check_logits
     from mnist_mlp.classifier import Classifier, load_weights, read_checkpoint, score, weights_sha256
@@ -178,7 +179,8 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
             run.path, name="", version="tensorboard", default_hp_metric=False, purge_step=done + 1
         ),
         callbacks=[recorder, *(instantiate(callback) for callback in config.callbacks.values())],
-        plugins=[DurableCheckpointIO()],
+        # Lightning would take a job of Slurm's for one process of several, and warns where srun is merely installed.
+        plugins=[DurableCheckpointIO(), LightningEnvironment()],
         enable_progress_bar=False,  # Lightning's costs time at every step; the recorder shows one per epoch
         enable_model_summary=False,
         num_sanity_val_steps=0,
