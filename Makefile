@@ -7,7 +7,7 @@ SWEEP := experiment=baseline,dropout_scheduler model=network_a,network_b
 # $(call at-most,N): EPOCHS where that is less, else N.
 at-most = $(shell echo $$(( $(EPOCHS) < $(1) ? $(EPOCHS) : $(1) )))
 
-.PHONY: help install sweep paper test test-slurm lint types torture lock benchmark tensorboard clean
+.PHONY: help install sweep paper test test-slurm test-ray lint types torture lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -36,6 +36,11 @@ test-slurm: .venv/installed  ## a sweep on a real Slurm of one node, installed w
 	command -v slurmctld mariadbd >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends \
 	  slurm-wlm munge slurmdbd mariadb-server-core mariadb-client-core; }
 	$(BIN)/pytest -m slurm tests/test_slurm.py
+
+# Ray is large, and not in the lock: it stays outside of the environment.
+test-ray: .venv/installed  ## a sweep on Ray, which it installs in build/
+	test -d build/ray || $(BIN)/pip install --quiet --disable-pip-version-check --target build/ray 'ray>=2.50,<3'
+	PYTHONPATH=build/ray $(BIN)/pytest -m ray tests/test_cluster.py
 
 torture: .venv/installed  ## stop runs at 20 random moments by SIGKILL and by SIGTERM, and a sweep five times: the same bits
 	$(BIN)/pytest -s tests/test_torture.py tests/test_launcher.py -k 'test_torture or killed' --kills 20

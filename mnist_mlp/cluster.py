@@ -8,8 +8,10 @@ one that leaves no result, and are loaded by every Hydra application of the envi
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -213,11 +215,13 @@ class RayLauncher(ClusterLauncher):
         import ray
 
         arguments: Any = OmegaConf.to_container(config.hydra.launcher.ray, resolve=True)
+        address = arguments["init"].get("address")
         try:
+            if port := re.search(r"([^/:]+):(\d+)$", address or ""):  # Ray itself would try for many minutes
+                socket.create_connection((port[1], int(port[2])), timeout=10).close()
             with users_environment():
                 ray.init(**arguments["init"])
         except Exception as error:  # ConnectionError, ValueError and others
-            address = arguments["init"].get("address")
             said = " ".join(str(error).split())
             problem = f"Ray is out of reach ({said}): give the address of a running head, or null"
             raise SettingError("hydra.launcher.ray.init.address", address, problem) from error
@@ -278,7 +282,9 @@ def _ask(*command: str, stdin: str | None = None) -> "subprocess.CompletedProces
 
 
 def _said(done: "subprocess.CompletedProcess[str]") -> str:
-    return " ".join((done.stderr or done.stdout).split())
+    """The last line of what went wrong, less who says so."""
+    *_, last = (done.stderr or done.stdout).splitlines() or [f"exit status {done.returncode}"]
+    return re.sub(r"^(\w+: error: |allocation failure: )+", "", last.strip())
 
 
 def _refused(launcher: str, problem: str) -> SettingError:

@@ -82,7 +82,7 @@ WIDTHS = Rule(
     lambda value: isinstance(value, list) and all(_whole(1).accepts(width) for width in value),
     "a list of whole numbers of at least 1, such as [64,128,64]",
 )
-ONE_DEVICE = "a run uses one device; a sweep uses several, with a run on each"
+ONE_DEVICE = "a run uses one device; a sweep puts its runs on several"
 
 # A setting that a user's own backbone, optimizer or scheduler does not have is not asked for.
 RULES: dict[str, Rule] = {

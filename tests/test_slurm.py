@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
+from test_cluster import holder
 from test_launcher import deterministic, epochs, files, start, statuses, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
@@ -189,7 +190,7 @@ def queued_again(job: str, *cause: str) -> None:
 def test_a_sweep_with_preempted_stopped_and_killed_jobs_ends_like_a_local_one(
     cluster: Path, command: Command, tiny: list[str], tmp_path: Path
 ) -> None:
-    arguments = ["-m", "experiment=dropout_scheduler", "seed=0,1,2,3", *tiny, "trainer.max_epochs=250"]
+    arguments = ["-m", "experiment=dropout_scheduler", "seed=0,1,2,3", *tiny, "trainer.max_epochs=200"]
     local = command("mnist-train", *arguments, "sweep=local")
     assert local.returncode == 0, local.stderr
     sweeps = tmp_path / "logs" / "sweeps"
@@ -197,26 +198,27 @@ def test_a_sweep_with_preempted_stopped_and_killed_jobs_ends_like_a_local_one(
 
     def state(seed: int) -> tuple[str, bool]:
         status = json.loads((directory / f"seed={seed}" / "run.json").read_text())["status"]
-        return status, 10 < epochs(directory / f"seed={seed}") < 250
+        return status, 3 < epochs(directory / f"seed={seed}") < 200
 
     # Within so short a time limit whatever stops a job is taken for its end: it is queued again all the same.
     on_slurm = [*arguments, "sweep=slurm", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5"]
     process = start(on_slurm, tmp_path)
-    until_it(process, lambda: all(epochs(directory / f"seed={seed}") > 10 for seed in (0, 1)), "ten epochs of two jobs")
+    until_it(
+        process, lambda: all(epochs(directory / f"seed={seed}") > 3 for seed in (0, 1)), "three epochs of two jobs"
+    )
     (array,) = {name.partition("_")[0] for name in queue()}
     # Another job, of more importance, takes the whole node.
     urgent = ["sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true"]
     queued_again(f"{array}_0", *urgent)
     queued_again(f"{array}_1", "true")
     assert [state(0), state(1)] == [("interrupted", True)] * 2
-    until_it(process, lambda: epochs(directory / "seed=2") > 10, "ten epochs of the third job")
+    until_it(process, lambda: epochs(directory / "seed=2") > 3, "three epochs of the third job")
     # As Slurm tells it ahead of the time limit.
     queued_again(f"{array}_2", "scancel", "--signal=USR2", f"{array}_2")
     assert state(2) == ("interrupted", True)
-    until_it(process, lambda: epochs(directory / "seed=3") > 10, "ten epochs of the last job")
-    with subprocess.Popen(["scancel", "--signal=KILL", f"{array}_3"], stderr=subprocess.DEVNULL) as kill:
-        _, told = process.communicate(timeout=300)
-        kill.kill()
+    until_it(process, lambda: epochs(directory / "seed=3") > 3, "three epochs of the last job")
+    os.kill(holder(directory / "seed=3"), signal.SIGKILL)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 1, told
     assert statuses(directory) == {f"seed={seed}": "failed" if seed == 3 else "completed" for seed in range(4)}
     assert "failed seed=3: Slurm says FAILED; " in told
@@ -265,9 +267,21 @@ def test_ctrl_c_takes_the_jobs_back_and_a_killed_sweep_leaves_them(
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("partition=nowhere", "hydra.launcher.partition=nowhere: Slurm refuses it (sbatch: error: invalid partition "),
-        ("gpus_per_node=8", "hydra/launcher=submitit_slurm: Slurm refuses such a job (allocation failure: Invalid gen"),
-        ("cpus_per_task=999", "hydra/launcher=submitit_slurm: Slurm refuses such a job (allocation failure: Requested"),
+        (
+            "partition=nowhere",
+            "hydra.launcher.partition=nowhere: Slurm refuses it (Invalid partition name specified): choose one of debug, "
+            "urgent",
+        ),
+        (
+            "gpus_per_node=8",
+            "hydra/launcher=submitit_slurm: Slurm refuses such a job (Invalid generic resource (gres) specification): "
+            "change the hydra.launcher setting that asks for it",
+        ),
+        (
+            "cpus_per_task=999",
+            "hydra/launcher=submitit_slurm: Slurm refuses such a job (Requested node configuration is not available): "
+            "change the hydra.launcher setting that asks for it",
+        ),
     ],
 )
 def test_what_slurm_cannot_run_is_refused_before_anything_starts(
@@ -275,9 +289,7 @@ def test_what_slurm_cannot_run_is_refused_before_anything_starts(
 ) -> None:
     settings = ["hydra/launcher=submitit_slurm", f"hydra.launcher.{setting}"]
     done = command("mnist-train", "-m", "seed=0,1", *tiny, *settings)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(sentence)
-    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{sentence}\n")
     assert not list(tmp_path.iterdir())
     assert not queue()
 
