@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
@@ -180,7 +179,6 @@ def conventional_lightning(pace: Pace, widths: Sequence[int]) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[Timer()],
-            plugins=[LightningEnvironment()],  # not a cluster's, where Slurm is merely installed
         ).fit(
             Conventional(widths),
             DataLoader(TensorDataset(*splits["train"]), BATCH_SIZE, shuffle=True),

@@ -179,7 +179,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
             run.path, name="", version="tensorboard", default_hp_metric=False, purge_step=done + 1
         ),
         callbacks=[recorder, *(instantiate(callback) for callback in config.callbacks.values())],
-        # Lightning would take a job of Slurm's for one process of several, and warns where srun is merely installed.
+        # In a job of Slurm's, Lightning would take it for one process of several, and queue it again itself.
         plugins=[DurableCheckpointIO(), LightningEnvironment()],
         enable_progress_bar=False,  # Lightning's costs time at every step; the recorder shows one per epoch
         enable_model_summary=False,

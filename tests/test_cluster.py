@@ -1,5 +1,6 @@
 """Sweeps that no cluster can run, and sweeps on Ray (`make test-ray`). On Slurm: test_slurm.py."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,11 +18,11 @@ SWEEP = ["-m", "sweep=s", "seed=0,1"]
 
 def holder(run_dir: Path) -> int:
     """The process that is at work in a run directory, whose lock it has open."""
-    return next(
-        int(entry.parts[2])
-        for entry in Path("/proc").glob("[0-9]*/fd/*")
-        if os.path.realpath(entry) == str(run_dir / ".lock")
-    )
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours
+            if os.readlink(entry) == str(run_dir / ".lock"):
+                return int(entry.parts[2])
+    raise AssertionError(f"nothing is at work in {run_dir}")
 
 
 @pytest.mark.parametrize(("launcher", "package"), [("submitit_slurm", "submitit"), ("ray", "ray")])
