@@ -48,6 +48,7 @@ def test_every_other_command_is_run_somewhere() -> None:
     assert rest == [
         "mnist-report logs/sweeps/seeds",
         "mnist-report logs/sweeps/seeds --watch",
+        "mnist-report logs/sweeps/cluster",
         "mnist-evaluate RUN_DIR/checkpoints/best.ckpt --split test",
         "mnist-rerun RUN_DIR",
         "mnist-rerun RUN_DIR --epochs 3",

@@ -269,8 +269,8 @@ def test_ctrl_c_takes_the_jobs_back_and_a_killed_sweep_leaves_them(
     [
         (
             "partition=nowhere",
-            "hydra.launcher.partition=nowhere: Slurm refuses it (Invalid partition name specified): choose one of debug, "
-            "urgent",
+            "hydra.launcher.partition=nowhere: Slurm refuses it (Invalid partition name specified): choose one of "
+            "debug, urgent",
         ),
         (
             "gpus_per_node=8",
