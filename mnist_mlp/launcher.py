@@ -452,13 +452,15 @@ def end_job(job: Job, cause: str, stopping: bool, view: SweepView) -> None:
         stopping: whether the sweep is.
         view: what tells.
     """
+    job.state = "interrupted" if stopping else "failed"
     try:
         record = read_record(job.path)
     except SettingError as error:
-        job.state, job.cause = "failed", str(error)
+        job.cause = str(error)
     else:
-        job.state = "completed" if record.get("status") == "completed" else "interrupted" if stopping else "failed"
-        if job.state != "completed":
+        if record.get("status") == "completed":
+            job.state = "completed"
+        else:
             last = _last_line(job)
             job.cause = f"{cause}; train.log ends with: {last}" if last else f"{cause}; nothing in train.log"
             told = record.get("status") in ("failed", "interrupted") and _record_time(job) != job.record_time
