@@ -3,6 +3,7 @@
 Every daemon is this process's child, has a temporary directory and ports of its own, and ends with this process.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -19,6 +20,7 @@ from conftest import Command
 from test_cluster import holder
 from test_launcher import deterministic, epochs, files, start, statuses, until
 
+Begin = Callable[..., "subprocess.Popen[str]"]
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 SLURM_CONF = """
@@ -162,6 +164,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 process.wait(timeout=60)
 
 
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """`begin(*arguments)` starts `mnist-train`; where the test fails meanwhile, it is ended."""
+    with contextlib.ExitStack() as left:
+
+        def begin(*arguments: str) -> "subprocess.Popen[str]":
+            process = start(list(arguments), tmp_path)
+            left.callback(process.wait)
+            left.callback(process.kill)
+            return process
+
+        yield begin
+
+
 def until_it(process: "subprocess.Popen[str]", condition: Callable[[], object], what: str) -> None:
     """As `until`, while the sweep's process runs."""
     until(lambda: process.poll() is not None or condition(), what, 120)
@@ -188,7 +204,7 @@ def queued_again(job: str, *cause: str) -> None:
 
 
 def test_a_sweep_with_preempted_stopped_and_killed_jobs_ends_like_a_local_one(
-    cluster: Path, command: Command, tiny: list[str], tmp_path: Path
+    cluster: Path, begin: Begin, command: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     arguments = ["-m", "experiment=dropout_scheduler", "seed=0,1,2,3", *tiny, "trainer.max_epochs=200"]
     local = command("mnist-train", *arguments, "sweep=local")
@@ -202,7 +218,7 @@ def test_a_sweep_with_preempted_stopped_and_killed_jobs_ends_like_a_local_one(
 
     # Within so short a time limit whatever stops a job is taken for its end: it is queued again all the same.
     on_slurm = [*arguments, "sweep=slurm", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5"]
-    process = start(on_slurm, tmp_path)
+    process = begin(*on_slurm)
     until_it(
         process, lambda: all(epochs(directory / f"seed={seed}") > 3 for seed in (0, 1)), "three epochs of two jobs"
     )
@@ -238,11 +254,11 @@ def test_a_sweep_with_preempted_stopped_and_killed_jobs_ends_like_a_local_one(
 
 
 def test_ctrl_c_takes_the_jobs_back_and_a_killed_sweep_leaves_them(
-    cluster: Path, command: Command, tiny: list[str], tmp_path: Path
+    cluster: Path, begin: Begin, command: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     arguments = ["-m", "seed=0,1,2", *tiny, "hydra/launcher=submitit_slurm", "trainer.max_epochs=100000"]
     directory = tmp_path / "logs" / "sweeps" / "stopped"
-    process = start([*arguments, "sweep=stopped"], tmp_path)
+    process = begin(*arguments, "sweep=stopped")
     until_it(process, lambda: all(epochs(directory / f"seed={seed}") for seed in (0, 1)), "an epoch of two jobs")
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
@@ -252,7 +268,7 @@ def test_ctrl_c_takes_the_jobs_back_and_a_killed_sweep_leaves_them(
     assert "stopped by SIGTERM: 0 completed, 3 interrupted; the same command" in told
 
     directory = tmp_path / "logs" / "sweeps" / "left"
-    process = start([*arguments, "sweep=left"], tmp_path)
+    process = begin(*arguments, "sweep=left")
     until_it(process, lambda: epochs(directory / "seed=0"), "an epoch")
     process.kill()
     process.communicate()
