@@ -46,8 +46,8 @@ def evaluate(
     Raises:
         SettingError: the checkpoint or the data cannot be used.
     """
+    from lightning.fabric.plugins.environments import LightningEnvironment
     from lightning.pytorch import Trainer
-    from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from mnist_mlp.classifier import score
     from mnist_mlp.datamodule import InOrder, MNISTDataModule

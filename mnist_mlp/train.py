@@ -126,9 +126,9 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported
     import torch
     from hydra.utils import instantiate
+    from lightning.fabric.plugins.environments import LightningEnvironment
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
-    from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from mnist_mlp.backbone import check_logits
     from mnist_mlp.classifier import Classifier, load_weights, read_checkpoint, score, weights_sha256

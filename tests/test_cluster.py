@@ -88,6 +88,7 @@ def test_devices_that_a_run_cannot_use_start_nothing(
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)
 def test_a_sweep_on_ray_with_a_killed_and_a_stopped_job_ends_like_a_local_one(
     command: Command, tiny: list[str], tmp_path: Path
 ) -> None:

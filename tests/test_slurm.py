@@ -21,7 +21,7 @@ from test_cluster import holder
 from test_launcher import deterministic, epochs, files, start, statuses, until
 
 Begin = Callable[..., "subprocess.Popen[str]"]
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 SLURM_CONF = """
 ClusterName=one
