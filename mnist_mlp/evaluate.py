@@ -46,7 +46,7 @@ def evaluate(
     Raises:
         SettingError: the checkpoint or the data cannot be used.
     """
-    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import Trainer
 
     from mnist_mlp.classifier import score

@@ -126,7 +126,7 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported
     import torch
     from hydra.utils import instantiate
-    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
