@@ -7,7 +7,7 @@ SWEEP := experiment=baseline,dropout_scheduler model=network_a,network_b
 # $(call at-most,N): EPOCHS where that is less, else N.
 at-most = $(shell echo $$(( $(EPOCHS) < $(1) ? $(EPOCHS) : $(1) )))
 
-.PHONY: help install sweep paper test test-slurm test-ray lint types torture lock benchmark tensorboard clean
+.PHONY: help install sweep paper test test-browser test-slurm test-ray lint types torture lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -17,14 +17,19 @@ sweep: .venv/installed  ## train both networks in both experiments and print the
 # One sweep after the other; the same command goes on where it stopped. Compiled steps: a third to a half of the time.
 PAPER = $(BIN)/mnist-train -m trainer.compile=true model=network_a,network_b sweep=paper_$(EPOCHS)_epochs
 paper: EPOCHS = 500
-paper: .venv/installed  ## the report's experiments at full length, and over five seeds; EPOCHS=20 for a shorter one
+paper: .venv/installed  ## the report's experiments at full length and over five seeds, judged; EPOCHS=20: a shorter one
 	$(PAPER)/long experiment=baseline,dropout_scheduler,dropout_as_run trainer.max_epochs=$(EPOCHS)
 	$(PAPER)/intended experiment=dropout_as_intended trainer.max_epochs=$(call at-most,100)
 	$(PAPER)/seeds experiment=baseline,dropout_scheduler,dropout_as_run,dropout_as_intended seed='range(0,5)' \
 	  trainer.max_epochs=$(call at-most,40)
+	$(BIN)/mnist-report logs/sweeps/paper_$(EPOCHS)_epochs \
+	  $(if $(filter 500,$(EPOCHS)),--output logs/paper --readme README.md)
 
 test: lint types  ## lint, types and tests
 	$(BIN)/pytest -n 2
+
+test-browser: .venv/installed  ## what Chromium shows of TensorBoard; BROWSER='--screenshots DIR' keeps pictures
+	$(BIN)/pytest -m browser tests/test_browser.py $(BROWSER)
 
 lint: .venv/installed  ## ruff: style and formatting
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -33,7 +38,7 @@ types: .venv/installed  ## mypy, strict on the package
 	$(BIN)/mypy
 
 test-slurm: .venv/installed  ## a sweep on a real Slurm of one node, installed with apt-get where it is not there; takes root
-	command -v slurmctld mariadbd >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends \
+	command -v slurmctld mariadbd >/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 	  slurm-wlm munge slurmdbd mariadb-server-core mariadb-client-core; }
 	$(BIN)/pytest -m slurm tests/test_slurm.py
 
@@ -49,7 +54,7 @@ benchmark: .venv/installed  ## measure the training loop beside its peers (about
 	$(BIN)/mnist-benchmark
 
 tensorboard: .venv/installed  ## watch logs/ at http://127.0.0.1:6006
-	$(BIN)/tensorboard --logdir logs --host 127.0.0.1
+	$(BIN)/mnist-tensorboard logs
 
 install: .venv/installed  ## make the environment, if it is not there and up to date
 

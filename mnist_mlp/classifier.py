@@ -188,8 +188,8 @@ class Classifier(LightningModule):
         elif isinstance(scheduler, LRScheduler):
             scheduler.step()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluation_step(batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluation_step(batch)  # for callbacks
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluation_step(batch)
@@ -205,11 +205,12 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._measure_evaluation("test")
 
-    def _evaluation_step(self, batch: Batch) -> None:
+    def _evaluation_step(self, batch: Batch) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits: Tensor = self(images)
         self.evaluation_means.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
         self.metrics.update(logits, labels)
+        return logits
 
     def _measure_evaluation(self, split: str) -> None:
         loss, error = self.evaluation_means.take()
@@ -221,7 +222,7 @@ class Classifier(LightningModule):
         self.metrics.reset()
 
     def _measure(self, name: str, value: float) -> None:
-        """Notes a value, and offers it to callbacks; `Recorder` gives it to the logger, at step = epoch."""
+        """Notes a value, and offers it to callbacks; the recorder writes it down at the epoch's end."""
         self.measured[name] = value
         self.log(name, value, logger=False, on_step=False, on_epoch=True, batch_size=1)
 

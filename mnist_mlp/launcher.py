@@ -44,11 +44,9 @@ LOST = 255  # what multiprocessing gives for the exit status of a process whose 
 POLL = 0.05  # seconds between two looks at the processes
 LONGEST_NAME = 200  # bytes of a directory's name; file systems take 255
 PRELOADED = [
-    "mnist_mlp.datamodule",
+    "mnist_mlp.events",
     "mnist_mlp.provenance",
-    "mnist_mlp.recorder",
     "mnist_mlp.train",
-    "torch.utils.tensorboard",
 ]
 
 

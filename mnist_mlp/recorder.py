@@ -1,9 +1,10 @@
-"""The callback that writes the run directory, once an epoch: metrics, checkpoints, TensorBoard, progress."""
+"""The callback that writes the run directory, once an epoch: metrics, checkpoints, progress."""
 
 import io
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.rundir import COLUMNS, Row, RunDirectory, durable_write
 from mnist_mlp.signals import StopSignals
+
+Watch = Callable[[Trainer, Classifier, Row, Row], None]
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -41,10 +43,12 @@ class Recorder(Checkpoint):
     Args:
         run: where to.
         signals: looked at between epochs and between the batches of an evaluation.
+        watch: is given each epoch before its checkpoint is written: the epoch's row, and the best epoch so far. A run
+            that is killed in between repeats the epoch.
     """
 
-    def __init__(self, run: RunDirectory, signals: StopSignals) -> None:
-        self.run, self.signals = run, signals
+    def __init__(self, run: RunDirectory, signals: StopSignals, watch: Watch = lambda *_: None) -> None:
+        self.run, self.signals, self.watch = run, signals, watch
         self.rows: list[Row] = []
         self.best: Row = {}
         self._epoch_started = self._session_started = time.perf_counter()
@@ -89,12 +93,11 @@ class Recorder(Checkpoint):
         row = {name: measured[name] for name in COLUMNS}
         self.rows.append(row)
         self._stopped = trainer.should_stop
-        for logger in trainer.loggers:
-            logger.log_metrics({name: row[name] for name in COLUMNS[1:]}, step=int(row["epoch"]))
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.flush()  # what is watched is there within the epoch
-        if not self.best or row["val/accuracy"] > self.best["val/accuracy"]:
+        better = not self.best or row["val/accuracy"] > self.best["val/accuracy"]
+        if better:
             self.best = {"epoch": row["epoch"], "val/accuracy": row["val/accuracy"]}
+        self.watch(trainer, pl_module, row, self.best)
+        if better:
             trainer.save_checkpoint(self.run.best, weights_only=False)
         trainer.save_checkpoint(self.run.last, weights_only=False)
         self.run.write_metrics(self.rows)

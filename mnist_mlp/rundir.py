@@ -1,6 +1,7 @@
 """A run directory: one process at a time, and files that are whole whenever the power goes."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -29,6 +30,8 @@ COLUMNS = (
 )
 Row = dict[str, float]
 PLACES = ("run_dir", "sweep")  # settings that say where a run lies, not what it is
+WATCHED = "tensorboard."  # begins those that say what is shown of it
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def durable_write(path: Path, content: bytes) -> None:
@@ -80,8 +83,9 @@ class RunDirectory:
         except Timeout as error:
             raise SettingError("run_dir", path, "is in use by another process: give another one, or wait") from error
 
-        for stale in [*path.glob(".*.tmp"), *self.last.parent.glob(".*.tmp")]:
-            stale.unlink()  # what a killed process was writing
+        for place in (path, self.last.parent, path / "tensorboard"):
+            for stale in place.glob(".*.tmp"):
+                stale.unlink()  # what a killed process was writing
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +100,7 @@ class RunDirectory:
             Whether more epochs are asked for than before.
 
         Raises:
-            SettingError: they differ in more than where the run lies or in how many epochs it may yet take.
+            SettingError: they differ in more than `other_settings` leaves out or how many epochs it may yet take.
         """
         recorded = load_yaml(self.config, "run_dir")
         longer = config.trainer.max_epochs > recorded.trainer.max_epochs
@@ -153,13 +157,13 @@ class RunDirectory:
 
 
 def other_settings(one: Mapping[str, Any] | DictConfig, other: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
-    """The settings in which two configurations differ, less those that say where a run lies: name -> both values, None
-    for one that is not there."""
+    """The settings in which two configurations differ, less those that say where a run lies or what is shown of it:
+    name -> both values, None for one that is not there."""
     before, after = flatten(one), flatten(other)
     return {
         name: (before.get(name), after.get(name))
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and name not in PLACES
+        if before.get(name) != after.get(name) and name not in PLACES and not name.startswith(WATCHED)
     }
 
 
@@ -173,10 +177,12 @@ def read_record(path: Path) -> dict[str, Any]:
     """The `run.json` in the directory `path`, or {} where there is none.
 
     Raises:
-        SettingError: it is not JSON, which nothing in this package leaves behind.
+        SettingError: it is not a JSON object, which nothing in this package leaves behind.
     """
     try:
         record: dict[str, Any] = json.loads((path / "run.json").read_text())
+        if not isinstance(record, dict):
+            raise ValueError("no JSON object")
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -163,6 +163,8 @@ def check(config: DictConfig, rules: Mapping[str, Rule] = RULES) -> None:
     for setting, rule in rules.items():
         node, _, leaf = setting.rpartition(".")
         parent = OmegaConf.select(config, node) if node else config
+        if node == "tensorboard" and node not in config:
+            continue  # the record of a run from before there were such settings
         if not isinstance(parent, DictConfig):
             raise SettingError(node, parent, f"must be a group of settings, such as {setting}")
         if leaf not in parent:

@@ -1,7 +1,6 @@
 """`mnist-train`: one run, or with -m a sweep. `main` is the command; `train` is the callable under it."""
 
 import contextlib
-import errno
 import logging
 import os
 import sys
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_mlp.cluster import RayLauncher, SlurmLauncher
 from mnist_mlp.launcher import ProcessLauncher, register
 from mnist_mlp.report import RememberSweep, summarise
-from mnist_mlp.rundir import RunDirectory
+from mnist_mlp.rundir import DISK_ERRORS, RunDirectory
 from mnist_mlp.settings import (
     NonFiniteLossError,
     SettingError,
@@ -30,7 +29,6 @@ from mnist_mlp.settings import (
 )
 from mnist_mlp.signals import InterruptionError, StopSignals
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 # Under `trainer`, where Lightning's users look for them, but taken by the classifier, which makes the optimizer steps.
 CLASSIFIERS_SETTINGS = ("gradient_clip_val", "gradient_clip_algorithm", "compile")
 
@@ -101,7 +99,12 @@ def train(config: DictConfig) -> dict[str, Any]:
         NonFiniteLossError: a loss became NaN or infinite; the run is marked failed, with what was written kept.
     """
     settle(config)
-    with disk_errors(config.run_dir), RunDirectory(Path(config.run_dir)) as run, StopSignals() as signals:
+    with (
+        disk_errors(config.run_dir),
+        RunDirectory(Path(config.run_dir)) as run,
+        StopSignals() as signals,
+        contextlib.ExitStack() as opened,
+    ):
         if run.last.exists():
             longer = run.refuse_other_settings(config)
             record = run.read_record()
@@ -111,7 +114,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         run.update_record(status="running", error=None)  # first: a longer configuration is never complete already
         run.write_config(config)
         try:
-            return _fit_and_test(config, run, signals)
+            return _fit_and_test(config, run, signals, opened)
         except BaseException as error:
             # Lightning has an exception of its own for SIGTERM; whatever came out, a signal was the cause.
             status = "interrupted" if signals.received else "failed"
@@ -121,14 +124,15 @@ def train(config: DictConfig) -> dict[str, Any]:
             raise
 
 
-def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -> dict[str, Any]:
+def _fit_and_test(
+    config: DictConfig, run: RunDirectory, signals: StopSignals, opened: contextlib.ExitStack
+) -> dict[str, Any]:
     if config.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported
     import torch
     from hydra.utils import instantiate
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch import Callback, Trainer
 
     from mnist_mlp.backbone import check_logits
     from mnist_mlp.classifier import Classifier, load_weights, read_checkpoint, score, weights_sha256
@@ -169,16 +173,21 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
         _make("scheduler", classifier.scheduler, optimizer)
     if checkpoint:
         load_weights(classifier, checkpoint, "run_dir", run.last)  # before Lightning does, with a traceback
+    events = None
     recorder = Recorder(run, signals)
+    callbacks: list[Callback] = [recorder]
+    if config.get("tensorboard", {}).get("enabled", True):  # a record from before there was such a setting has none
+        from mnist_mlp.events import Events
+
+        events = opened.enter_context(contextlib.closing(Events(run, config, done)))
+        recorder.watch = events.epoch
+        callbacks.append(events)
     trainer: Trainer = _make(
         "trainer",
         Trainer,
         **{key: value for key, value in config.trainer.items() if key not in CLASSIFIERS_SETTINGS},
-        # The epochs that come after the checkpoint replace any that a killed run logged without reaching the next one.
-        logger=TensorBoardLogger(
-            run.path, name="", version="tensorboard", default_hp_metric=False, purge_step=done + 1
-        ),
-        callbacks=[recorder, *(instantiate(callback) for callback in config.callbacks.values())],
+        logger=events.logger if events else False,
+        callbacks=[*callbacks, *(instantiate(callback) for callback in config.callbacks.values())],
         # In a job of Slurm's, Lightning would take it for one process of several, and queue it again itself.
         plugins=[DurableCheckpointIO(), LightningEnvironment()],
         enable_progress_bar=False,  # Lightning's costs time at every step; the recorder shows one per epoch
@@ -203,9 +212,13 @@ def _fit_and_test(config: DictConfig, run: RunDirectory, signals: StopSignals) -
     run.write_metrics(recorder.rows)  # again: a run killed in its last epoch may have reached the checkpoint only
     sha256 = weights_sha256(classifier.state_dict())
     test = {"last": score(trainer, classifier, datamodule)}
+    if events:
+        events.last(classifier, datamodule, len(recorder.rows))
     # Not Trainer.test's own ckpt_path: it would also put the callbacks back to where they were at the best epoch.
     classifier.load_state_dict(read_checkpoint(run.best, "run_dir")["state_dict"])
     test["best"] = score(trainer, classifier, datamodule)
+    if events:
+        events.best(classifier, datamodule, len(recorder.rows), int(recorder.best["epoch"]), test["last"])
     run.update_record(
         status="completed",
         epochs=len(recorder.rows),

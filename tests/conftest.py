@@ -2,9 +2,11 @@
 
 import gzip
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ SIZES = {"train": 1200, "t10k": 350}  # 350 is no multiple of the evaluation bat
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=5, help="of test_torture.py, per signal")
     parser.addoption("--kill-seed", type=int, help="of their moments; random where it is not given")
+    parser.addoption(
+        "--logs", type=Path, help="of test_browser.py: runs to look at, in place of a small sweep of its own"
+    )
+    parser.addoption("--screenshots", type=Path, help="of test_browser.py: where to save them")
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +97,35 @@ def command(tmp_path: Path) -> Command:
         )
 
     return start
+
+
+# As on a terminal: a shell starts what runs in its background, as these tests may, with SIGINT ignored.
+ON_TERMINAL = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
+    """`mnist-tensorboard` on a free port, in a process group of its own: the process, the URL, what it said."""
+    script = Path(sys.executable).with_name("mnist-tensorboard")
+    with subprocess.Popen(
+        [sys.executable, "-c", ON_TERMINAL, script, directory, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = ""
+            while not (found := re.search(r"http://[\d.:]+/", said)):
+                line = process.stdout.readline()
+                assert line, said
+                said += line
+            yield process, found[0], said
+        finally:
+            process.terminate()
 
 
 class Payload:

@@ -46,9 +46,12 @@ def test_the_configuration_composes(command: Command, backbone: None, line: str)
 def test_every_other_command_is_run_somewhere() -> None:
     rest = [line for line in LINES if not line.startswith(("make", "mnist-train", "mnist-backprop", ". .venv/bin"))]
     assert rest == [
-        "mnist-report logs/sweeps/seeds",
+        "mnist-report logs/sweeps/seeds --table",
         "mnist-report logs/sweeps/seeds --watch",
-        "mnist-report logs/sweeps/cluster",
+        "mnist-report logs/sweeps/cluster --table",
+        "mnist-report logs/sweeps/seeds",
+        "mnist-report logs/sweeps/seeds --output logs/kept",
+        "mnist-report logs/sweeps/seeds --readme my_experiments.md",
         "mnist-evaluate RUN_DIR/checkpoints/best.ckpt --split test",
         "mnist-rerun RUN_DIR",
         "mnist-rerun RUN_DIR --epochs 3",

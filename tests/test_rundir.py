@@ -50,9 +50,13 @@ def test_a_second_process_is_refused_until_the_first_has_gone(tmp_path: Path) ->
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    for stale in (tmp_path / ".run.json.12.tmp", tmp_path / "checkpoints" / ".last.ckpt.12.tmp"):
-        stale.touch()
+    for name in (
+        ".run.json.12.tmp",
+        "checkpoints/.last.ckpt.12.tmp",
+        "tensorboard/.events.out.tfevents.1.epochs.12.tmp",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     with RunDirectory(tmp_path):
         assert not list(tmp_path.rglob("*.tmp"))
 

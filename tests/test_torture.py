@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Runner
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_events import steps
 
 from mnist_mlp.rundir import COLUMNS
 from mnist_mlp.settings import SettingError, compose_config
@@ -31,14 +31,13 @@ from mnist_mlp.train import train
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     [
-        "mnist_mlp.datamodule",
+        "mnist_mlp.events",
         "mnist_mlp.provenance",
-        "mnist_mlp.recorder",
         "mnist_mlp.train",
-        "lightning.pytorch.loggers",
     ]
 )
 EVERYTHING_RANDOM = "experiment=dropout_scheduler"
+EVERYTHING_SHOWN = ("tensorboard.images_every=2", "tensorboard.histograms_every=2")
 
 
 def session(overrides: list[str], file_size: int | None = None) -> None:
@@ -82,10 +81,11 @@ def assert_the_same(run_dir: Path, reference: Path) -> None:
         for key in ("state_dict", "optimizer_states", "lr_schedulers"):
             torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=0)
     assert not list(run_dir.rglob("*.tmp"))
-    events = EventAccumulator(str(run_dir / "tensorboard"))
-    events.Reload()
+    shown = steps(run_dir)
+    assert shown == steps(reference)
+    assert all(len(set(once)) == len(once) for once in shown.values())
     for tag in COLUMNS[1:]:
-        assert [scalar.step for scalar in events.Scalars(tag)] == list(range(1, len(rows(reference)) + 1)), tag
+        assert shown[tag] == list(range(1, len(rows(reference)) + 1)), tag
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
@@ -98,7 +98,7 @@ def test_stopped_at_random_moments(
     print(f"{signum.name}, {kills} times: --kill-seed {seed}")
     moments = random.Random(seed)
     epochs = 5 * kills
-    overrides = [*tiny, EVERYTHING_RANDOM, f"trainer.max_epochs={epochs}"]
+    overrides = [*tiny, EVERYTHING_RANDOM, *EVERYTHING_SHOWN, f"trainer.max_epochs={epochs}"]
     reference, run_dir = tmp_path / "reference", tmp_path / "run"
     whole_session([*overrides, f"run_dir={reference}"])  # starts the server, which takes its time
     shutil.rmtree(reference)
@@ -130,7 +130,7 @@ def test_stopped_at_random_moments(
 
 def test_killed_before_any_rename(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill leaves the files as they are: copied before each rename, they are what a kill there leaves."""
-    overrides = [EVERYTHING_RANDOM, "trainer.max_epochs=2"]
+    overrides = [EVERYTHING_RANDOM, *EVERYTHING_SHOWN, "trainer.max_epochs=2"]
     reference, copies = tmp_path / "reference", tmp_path / "copies"
     replace, names = os.replace, []
 

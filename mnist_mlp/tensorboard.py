@@ -1,0 +1,142 @@
+"""`mnist-tensorboard DIR`: TensorBoard on the runs under a directory, set up for sweeps of hundreds of them."""
+
+import argparse
+import json
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from mnist_mlp.settings import SettingError, one_sentence
+
+HOST = "127.0.0.1"
+RELOAD_SECONDS = 5.0
+# How many steps TensorBoard keeps of each tag. Its own 10 images would leave out the best epoch. Not 0 for all of them:
+# its data server then answers with none.
+SAMPLES = {"scalars": 100_000, "images": 100, "pr_curves": 100}
+# What a browser has not been told otherwise: no smoothing, which would draw curves that were not measured, and new data
+# without asking. TensorBoard wants more than 30 seconds.
+BROWSER_SETTINGS = {"scalarSmoothing": 0, "autoReload": True, "autoReloadPeriodInMs": 31_000}
+# http://127.0.0.1:6006/ itself. Its script sees what the server does not: a tab in the address, and the settings that
+# this browser keeps for this address.
+LANDING = f"""<!doctype html>
+<title>TensorBoard</title>
+<script>
+  const settings = "_tb_global_settings";
+  localStorage.getItem(settings) || localStorage.setItem(settings, '{json.dumps(BROWSER_SETTINGS)}');
+  location.replace("/index.html" + (location.hash || "#custom_scalars&_smoothingWeight=0"));
+</script>
+""".encode()
+
+WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def main() -> None:
+    """Runs `mnist-tensorboard` until Ctrl-C or SIGTERM. Exit status: 0, or 1 where DIR or the port cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="mnist-tensorboard", description=f"Serves the runs under DIR on {HOST}, until Ctrl-C."
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, nargs="?", default=Path("logs"), help="default: logs")
+    parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0 is any that is free")
+    arguments = parser.parse_args()
+    with one_sentence():
+        refuse(arguments.directory, arguments.port)
+        serve(arguments.directory, arguments.port)
+
+
+def refuse(directory: Path, port: int) -> None:
+    """Raises: SettingError, where there is no directory to show or no port to show it at, before TensorBoard is loaded.
+
+    A directory that is not there yet is none of that: a sweep may be about to make it.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise SettingError("DIR", directory, "is a file: give a run, a sweep or any directory above them")
+    if not 0 <= port < 2**16:
+        raise SettingError("--port", port, "must be a whole number from 0 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a port just left is free
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise SettingError("--port", port, f"cannot be used ({error.strerror}): give another one") from error
+
+
+def serve(directory: Path, port: int) -> None:
+    """Serves TensorBoard until this process is asked to end."""
+    from tensorboard import program
+    from tensorboard_data_server import server_binary
+
+    class Server(program.WerkzeugServer):  # type: ignore[misc]  # which has no types
+        def __init__(self, application: WSGI, flags: argparse.Namespace) -> None:
+            super().__init__(with_landing(application), flags)
+
+        def print_serving_message(self) -> None:
+            print(f"{contents(directory)}\n{self.get_url()} shows them until Ctrl-C", flush=True)
+
+    tensorboard = program.TensorBoard(server_class=Server)
+    tensorboard.configure(
+        logdir=os.fspath(directory),
+        host=HOST,
+        port=port,
+        window_title=f"{directory} · TensorBoard",
+        # The data server, where its package has one for this system, reads hundreds of runs in seconds. It follows
+        # every file of a run, of which a resumed one has several; Python's own reader has to be told to.
+        load_fast="true" if server_binary() else "false",
+        reload_multifile=True,
+        reload_interval=RELOAD_SECONDS,
+        samples_per_plugin=SAMPLES,
+    )
+    sys.exit(tensorboard.main())
+
+
+def contents(directory: Path) -> str:
+    """What there is to show, and what of it is not: a sentence for each."""
+    from mnist_mlp.report import find_runs
+
+    runs = list(find_runs(directory))
+    lines = [f"{len(runs)} run{'' if len(runs) == 1 else 's'} under {directory}"]
+    if not runs:
+        lines = [f"There are no runs under {directory} yet: they appear here as they start"]
+    for run in runs:
+        files = sorted(run.glob("tensorboard/**/*tfevents*"))
+        if not files:
+            lines.append(f"{run}: no event files, so it is not shown")
+        lines += [
+            f"{file}: ends within an event, as after a kill or while it is written; what comes before is shown"
+            for file in files
+            if ends_within_an_event(file)
+        ]
+    return "\n".join(lines)
+
+
+def ends_within_an_event(path: Path) -> bool:
+    """Whether the last record of an event file is incomplete.
+
+    A record is its length (64 bits, little-endian), a checksum of that (32), the event and a checksum of it (32):
+    https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+    """
+    size, position = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            position += 16 + int(struct.unpack("<Q", file.read(8))[0])
+    return position != size
+
+
+def with_landing(application: WSGI) -> WSGI:
+    """TensorBoard's application, with `LANDING` at its root."""
+
+    def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environment["PATH_INFO"] != "/" or environment.get("QUERY_STRING"):
+            return application(environment, start_response)
+        start_response("200 OK", [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(LANDING)))])
+        return [LANDING]
+
+    return respond
+
+
+if __name__ == "__main__":
+    main()
