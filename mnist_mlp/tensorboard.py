@@ -143,7 +143,7 @@ def ends_within_an_event(path: Path) -> bool:
 
 def with_landing(application: WSGI, directory: Path) -> WSGI:
     """TensorBoard's application, with `LANDING` at its root: on the charts, or of many runs on their table."""
-    from mnist_mlp.report import find_runs
+    from mnist_mlp.runs import find_runs
 
     def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environment["PATH_INFO"] != "/" or environment.get("QUERY_STRING"):
