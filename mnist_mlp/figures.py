@@ -197,8 +197,6 @@ def together(lines: Sequence[Line], column: str, title: str, scale: Literal["log
         axes.set_ylabel("%, by the log of the error")
     elif column == "gap":
         axes.axhline(0, color=GREY, linewidth=0.8)
-        axes.set_yscale("symlog", linthresh=0.1)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_ylabel("difference of losses")
     else:
         _scale_log(axes)
