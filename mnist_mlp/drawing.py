@@ -65,11 +65,13 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
     return font(size, bold).getlength(text)
 
 
-def png(shapes: list[Shape], width: int, height: int, sharpness: int = 2) -> Image.Image:
+def png(shapes: list[Shape], width: int, height: int, sharpness: int = 2, bold: bool = False) -> Image.Image:
     """The shapes, later ones over earlier ones, on white: RGB, `width` x `height` pixels.
 
     Args:
         sharpness: pixels drawn in each direction for one kept. At 1, slanted lines and circles are jagged.
+        bold: every text. TensorBoard shows an image that is larger than its card by leaving pixels out, and with them
+            the thin strokes of letters.
     """
     image = Image.new("RGB", (width * sharpness, height * sharpness), "white")
     pen = ImageDraw.Draw(image)
@@ -88,7 +90,7 @@ def png(shapes: list[Shape], width: int, height: int, sharpness: int = 2) -> Ima
         else:
             anchor = {"start": "lm", "middle": "mm", "end": "rm"}[shape.anchor]
             place = (shape.x * sharpness, shape.y * sharpness)
-            pen.text(place, shape.text, shape.color, font(shape.size * sharpness, shape.bold), anchor)
+            pen.text(place, shape.text, shape.color, font(shape.size * sharpness, bold or shape.bold), anchor)
     return image.reduce(sharpness) if sharpness > 1 else image
 
 

@@ -68,11 +68,11 @@ def confusion_matrix(counts: Counts, title: str) -> Image.Image:
             shapes.append(Box(x + 1, y + 1, cell - 2, cell - 2, color))
             if count:
                 ink = "white" if strength > 0.55 else INK
-                shapes.append(Text(x + cell / 2, middle, str(count), 22 if count < 10_000 else 16, color=ink))
+                shapes.append(Text(x + cell / 2, middle, str(count), 22 if count < 1000 else 18, color=ink))
     note = f"colour: share of the row; wrong ones are deepest red at {most:.1%}"
     height = round(top + cell * classes + 50)
     shapes.append(Text(left, height - 24, note, 18, "start", GREY))
-    return drawing.png(shapes, WIDTH, height, sharpness=1)
+    return drawing.png(shapes, WIDTH, height, sharpness=1, bold=True)
 
 
 def most_confidently_wrong(images: Numbers, labels: Counts, probabilities: Numbers, title: str) -> Image.Image:
@@ -104,7 +104,7 @@ def most_confidently_wrong(images: Numbers, labels: Counts, probabilities: Numbe
             Text(x, y + side + 17, said, 21, "start", bold=True),
             Text(x + side + 12, y + side + 17, percent, 17, "end", RED),
         ]
-    picture = drawing.png(shapes, WIDTH, height, sharpness=1)
+    picture = drawing.png(shapes, WIDTH, height, sharpness=1, bold=True)
     for image, place in zip(images, places, strict=True):
         low, high = float(image.min()), float(image.max())
         pixels = 255 - (image - low) / max(high - low, 1e-9) * 255
@@ -224,7 +224,7 @@ def _with_scale(
         Text(left - 14, floor, f"{low:.2f}".replace("-", "−"), 22, "end"),
         Text(left + bar.shape[1] + 14, floor, f"{high:.2f}", 22, "start"),
     ]
-    picture = drawing.png(shapes, WIDTH, floor + 36, sharpness=1)
+    picture = drawing.png(shapes, WIDTH, floor + 36, sharpness=1, bold=True)
     picture.paste(Image.fromarray(grid), ((WIDTH - grid.shape[1]) // 2, top))
     picture.paste(Image.fromarray(bar), (left, floor - 13))
     return picture
