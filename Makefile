@@ -17,11 +17,13 @@ sweep: .venv/installed  ## train both networks in both experiments and print the
 # One sweep after the other; the same command goes on where it stopped. Compiled steps: a third to a half of the time.
 PAPER = $(BIN)/mnist-train -m trainer.compile=true model=network_a,network_b sweep=paper_$(EPOCHS)_epochs
 paper: EPOCHS = 500
-paper: .venv/installed  ## the report's experiments at full length, and over five seeds; EPOCHS=20 for a shorter one
+paper: .venv/installed  ## the report's experiments at full length and over five seeds, judged; EPOCHS=20: a shorter one
 	$(PAPER)/long experiment=baseline,dropout_scheduler,dropout_as_run trainer.max_epochs=$(EPOCHS)
 	$(PAPER)/intended experiment=dropout_as_intended trainer.max_epochs=$(call at-most,100)
 	$(PAPER)/seeds experiment=baseline,dropout_scheduler,dropout_as_run,dropout_as_intended seed='range(0,5)' \
 	  trainer.max_epochs=$(call at-most,40)
+	$(BIN)/mnist-report logs/sweeps/paper_$(EPOCHS)_epochs \
+	  $(if $(filter 500,$(EPOCHS)),--output logs/paper --readme README.md)
 
 test: lint types  ## lint, types and tests
 	$(BIN)/pytest -n 2

@@ -101,7 +101,8 @@ class MNISTDataModule(LightningDataModule):
     """Owns the data: where it comes from, the three-way split, normalization and the order of the samples.
 
     The official 60,000 training images are divided by a seeded permutation into training and test images, as in the
-    report; the official 10,000 test images are the *validation* set, also as in the report.
+    report; the official 10,000 test images are the *validation* set, also as in the report. With `validation_size` the
+    validation images too are training images of the official ones, and those 10,000 are not looked at.
 
     Args:
         dataset: `MNIST`, `FashionMNIST` or `KMNIST`.
@@ -112,7 +113,9 @@ class MNISTDataModule(LightningDataModule):
         sha256: the unpacked files' expected SHA-256 by name; None accepts any.
         mean, std: of the pixels, scaled to 0..1; None computes both from the 60,000 official training images.
         test_size: how many of the official training images become the test set; the rest is trained on.
-        split_seed: decides which ones.
+        validation_size: how many of that rest are not trained on but become the validation set; None: the official test
+            images are that.
+        split_seed: decides which ones of both.
         seed: decides, with the epoch, the order of the training images.
         batch_size: images per optimizer step; the epoch's last batch may be smaller and is used.
         eval_batch_size: images per forward pass in validation and test; changes speed and memory only.
@@ -137,6 +140,7 @@ class MNISTDataModule(LightningDataModule):
         mean: float | None = None,
         std: float | None = None,
         test_size: int = 3000,
+        validation_size: int | None = None,
         split_seed: int = 0,
         seed: int = 0,
         batch_size: int = 64,
@@ -147,7 +151,7 @@ class MNISTDataModule(LightningDataModule):
             raise SettingError("data.dataset", dataset, f"must be one of {', '.join(FAMILIES)}")
         self.dataset, self.root, self.download, self.mirror = dataset, root, download, mirror
         self.sha256, self.mean, self.std = dict(sha256) if sha256 else None, mean, std
-        self.test_size, self.split_seed, self.seed = test_size, split_seed, seed
+        self.test_size, self.validation_size, self.split_seed, self.seed = test_size, validation_size, split_seed, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.data_sha256: str | None = None
         self.splits: dict[Split, Batch] = {}
@@ -157,20 +161,30 @@ class MNISTDataModule(LightningDataModule):
         if self.splits:
             return
         root = self.verified_root()
-        official_train, official_test = self._read(root, train=True), self._read(root, train=False)
+        official_train = self._read(root, train=True)
         total = len(official_train[1])
         if not 0 < self.test_size < total:
             raise SettingError("data.test_size", self.test_size, f"must lie between 1 and {total - 1:,}")
-        if self.batch_size > total - self.test_size:
-            raise SettingError(
-                "data.batch_size", self.batch_size, f"must be at most the {total - self.test_size:,} training images"
-            )
+        left = total - self.test_size
+        if self.validation_size is not None and not 0 < self.validation_size < left:
+            raise SettingError("data.validation_size", self.validation_size, f"must lie between 1 and {left - 1:,}")
+        left -= self.validation_size or 0
+        if self.batch_size > left:
+            raise SettingError("data.batch_size", self.batch_size, f"must be at most the {left:,} training images")
         mean, std = self.mean, self.std
         if mean is None or std is None:
             mean, std = self.mean, self.std = pixel_statistics(official_train[0])
         generator = torch.Generator().manual_seed(stream_seed(self.split_seed, "split"))
         permutation = torch.randperm(total, generator=generator)
         test, train = permutation[: self.test_size], permutation[self.test_size :]
+        if self.validation_size is None:
+            validation_images, validation_labels = self._read(root, train=False)
+        else:
+            # A stream of its own, so that the test set is the same with it and without.
+            generator = torch.Generator().manual_seed(stream_seed(self.split_seed, "validation"))
+            train = train[torch.randperm(len(train), generator=generator)]
+            validation, train = train[: self.validation_size], train[self.validation_size :]
+            validation_images, validation_labels = official_train[0][validation], official_train[1][validation]
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
         def place(images: Tensor, labels: Tensor) -> Batch:
@@ -178,7 +192,7 @@ class MNISTDataModule(LightningDataModule):
 
         self.splits = {
             "train": place(official_train[0][train], official_train[1][train]),
-            "validation": place(*official_test),
+            "validation": place(validation_images, validation_labels),
             "test": place(official_train[0][test], official_train[1][test]),
         }
 

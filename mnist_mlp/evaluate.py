@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 OWN_BACKBONE = "mnist_mlp.backbone.MLP"
 # What of the recorded data settings says which images belong to which split; where to read them is asked afresh.
-DATA_SETTINGS = ("dataset", "mean", "std", "test_size", "split_seed", "eval_batch_size", "sha256")
+DATA_SETTINGS = ("dataset", "mean", "std", "test_size", "validation_size", "split_seed", "eval_batch_size", "sha256")
 
 
 def main() -> None:

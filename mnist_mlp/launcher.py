@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from multiprocessing import forkserver
 from pathlib import Path
@@ -34,8 +34,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mnist_mlp.report import RememberSweep
 from mnist_mlp.rundir import PLACES, RunDirectory, other_settings, read_record, was_run_with
+from mnist_mlp.search import Search
 from mnist_mlp.settings import FULL_ERROR, SettingError, flatten, load_yaml, settle, without_hydra
 from mnist_mlp.signals import StopSignals
+from mnist_mlp.study import STUDY
 from mnist_mlp.sweep_view import Job, SweepView, last_row
 
 GRACE = 10.0  # seconds that a job which was asked to stop may take for its current optimizer step
@@ -53,7 +55,7 @@ class ProcessLauncher(Launcher):
     """Runs jobs in processes of their own, as many at a time as the machine feeds.
 
     A completed job is left alone, an unfinished one resumed, a failed one started again. What fails is said at once,
-    and the others go on.
+    and the others go on. A search for settings gives the jobs one after the other, and says which to stop.
 
     Args:
         jobs: how many at a time; None for the cores divided by the threads of a job, or one for each of several GPUs.
@@ -73,7 +75,7 @@ class ProcessLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs the jobs, the largest first.
+        """Runs the jobs, the largest first; or the trials of a search, whose base the only job is.
 
         Returns:
             For each job `run.json`, where it completed. Of the others `failed` tells: Hydra would stop at the first.
@@ -92,9 +94,16 @@ class ProcessLauncher(Launcher):
                 "sweep", directory, "is in use by another process: wait, or give another name"
             ) from error
         try:
-            jobs = self._prepare(job_overrides, initial_job_idx, directory)
+            if self.config.get("search"):
+                jobs = []
+                search = Search(self.config, self.hydra_context.config_loader, job_overrides[0], directory)
+            elif (directory / STUDY).exists():
+                raise SettingError("sweep", os.path.relpath(directory), "holds a search: give the sweep another name")
+            else:
+                jobs = self._prepare(job_overrides, initial_job_idx, directory)
+                search = None
             RememberSweep.directory = directory
-            self._run(jobs, directory)
+            self._run(jobs, directory, search)
         finally:
             sweep.release()
         return [
@@ -114,7 +123,10 @@ class ProcessLauncher(Launcher):
         Raises:
             SettingError: as for `launch`.
         """
-        found = {job.path: (job, config) for job, config in self._compose(job_overrides, first, directory)}
+        composed = (
+            self._compose(overrides, number, directory) for number, overrides in enumerate(job_overrides, first)
+        )
+        found = {job.path: (job, config) for job, config in composed}
         if len(found) < len(job_overrides):
             raise SettingError("sweep", directory, "two jobs have the same directory: give each value once")
         # A job that an earlier command called otherwise, since that one varied fewer or more settings, stays there.
@@ -126,79 +138,87 @@ class ProcessLauncher(Launcher):
                     job.path = places.get(_fingerprint(config), job.path)
         deadline = time.monotonic() + 2 * GRACE
         for job, config in found.values():
-            record = read_record(job.path)
-            if record.get("status") == "completed" or (job.path / "checkpoints" / "last.ckpt").exists():
-                differing = other_settings(load_yaml(job.path / "config.yaml", "run_dir"), config)
-                if differing:
-                    # More epochs too: left out of a command by mistake, they would change every completed job.
-                    problem = f"{was_run_with(differing)}: keep that, or give another sweep"
-                    raise SettingError("run_dir", os.path.relpath(job.path), problem)
-            if record.get("status") == "completed":
-                job.state = "completed"
-            elif record.get("status") == "running":
-                _wait_for(job.path, deadline)
+            _look_into(job, config, deadline)
         return [job for job, _ in found.values()]
 
     def _compose(
-        self, job_overrides: Sequence[Sequence[str]], first: int, directory: Path
-    ) -> Iterable[tuple[Job, DictConfig]]:
+        self, overrides: Sequence[str], number: int, directory: Path, name: str | None = None
+    ) -> tuple[Job, DictConfig]:
+        """A job and its settings; its directory has a name of its own, or the one that Hydra gives it."""
         given = OmegaConf.to_container(self.config.hydra.overrides.hydra)
         assert isinstance(given, list)
         from_hydra = [override for override in given if not override.startswith("hydra.mode=")]
-        for number, overrides in enumerate(job_overrides, first):
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
-                config.hydra.job.override_dirname = directory_name(config.hydra.job.override_dirname)
-            HydraConfig.instance().set_config(config)  # what ${hydra:...} looks at
-            name = str(config.hydra.sweep.subdir) or "run"
-            path = directory / name
-            settings = without_hydra(config)
-            settings.run_dir = str(path)
-            settle(settings)
-            widths = settings.model.get("hidden") or []
-            # Without its own console handler: what the process prints goes to train.log as well.
-            quiet = ["hydra.job_logging.root.handlers=[file]"]
-            yield (
-                Job(
-                    name,
-                    path,
-                    [
-                        *(override for override in overrides if override.partition("=")[0] not in PLACES),
-                        f"sweep={_quoted(settings.sweep)}",
-                        *from_hydra,
-                        *(quiet if config.hydra.runtime.choices["hydra/job_logging"] == "run" else []),
-                    ],
-                    settings.trainer.max_epochs,
-                    settings.threads,
-                    settings.trainer.max_epochs * sum(one * other for one, other in pairwise([784, *widths, 10])),
-                ),
-                settings,
-            )
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+            config.hydra.job.override_dirname = directory_name(config.hydra.job.override_dirname)
+        HydraConfig.instance().set_config(config)  # what ${hydra:...} looks at
+        name = name or str(config.hydra.sweep.subdir) or "run"
+        path = directory / name
+        settings = without_hydra(config)
+        settings.run_dir = str(path)
+        settle(settings)
+        widths = settings.model.get("hidden") or []
+        # Without its own console handler: what the process prints goes to train.log as well.
+        quiet = ["hydra.job_logging.root.handlers=[file]"]
+        job = Job(
+            name,
+            path,
+            [
+                *(override for override in overrides if override.partition("=")[0] not in PLACES),
+                f"sweep={_quoted(str(settings.sweep))}",
+                *from_hydra,
+                *(quiet if config.hydra.runtime.choices["hydra/job_logging"] == "run" else []),
+            ],
+            settings.trainer.max_epochs,
+            settings.threads,
+            settings.trainer.max_epochs * sum(one * other for one, other in pairwise([784, *widths, 10])),
+        )
+        return job, settings
 
-    def _run(self, jobs: list[Job], directory: Path) -> None:
+    def _ask(self, search: Search, number: int, directory: Path, view: SweepView) -> Job | None:
+        """The next trial of a search as a job, `completed` where only the search does not know it yet."""
+        trial = search.ask()
+        if trial is None:
+            return None
+        job, config = self._compose([*search.base, *trial.overrides], number, directory, trial.name)
+        _look_into(job, config, time.monotonic() + 2 * GRACE)
+        view.say(f"{trial.name}: {' '.join(trial.overrides)}", on_terminal=False)
+        return job
+
+    def _run(self, jobs: list[Job], directory: Path, search: Search | None) -> None:
         gpus = _gpus() if self.config.trainer.accelerator != "cpu" else []
-        most_threads = max(job.threads or _cores() for job in jobs)
+        most_threads = max((job.threads or _cores() for job in jobs), default=self.config.threads or _cores())
         limit = self.jobs or (len(gpus) if len(gpus) > 1 else max(1, _cores() // most_threads))
         # The longest first: one that is left for the end keeps a single core busy.
         waiting = sorted((job for job in jobs if job.state != "completed"), key=lambda job: -job.work)
         running: list[Job] = []
-        stop_by: float | None = None
         ooms = _oom_kills()
-        if waiting:
-            self._start_server(waiting[0].threads)
+        if waiting or search:
+            self._start_server(waiting[0].threads if waiting else self.config.threads)
         try:
             with StopSignals() as signals, SweepView(jobs, directory) as view:
-                view.say(
-                    f"{os.path.relpath(directory)}: {len(jobs)} jobs, {len(jobs) - len(waiting)} of them completed; "
-                    f"{limit} at a time"
-                )
-                while running or waiting:
-                    if stop_by is None and (signals.received or (ProcessLauncher.failed and self.fail_fast)):
+                so_far = f"{len(jobs)} jobs, {len(jobs) - len(waiting)} of them completed"
+                view.say(f"{os.path.relpath(directory)}: {search.progress() if search else so_far}; {limit} at a time")
+                while True:
+                    stopping = signals.received or (ProcessLauncher.failed and self.fail_fast)
+                    if stopping:
                         waiting.clear()
-                        stop_by = time.monotonic() + GRACE
-                        for job in running:
+                    while search and not stopping and len(running) + len(waiting) < limit:
+                        trial = self._ask(search, len(jobs), directory, view)
+                        if trial is None:
+                            break
+                        jobs.append(trial)
+                        if trial.state == "completed":
+                            search.tell(trial)
+                        else:
+                            waiting.append(trial)
+                    if not running and not waiting:
+                        break
+                    for job in running:
+                        if job.stop_by is None and (stopping or (search and search.is_hopeless(job))):
                             _send(job, signal.SIGTERM)  # once: the second one would end it without a record
+                            job.stop_by = time.monotonic() + GRACE
                     while waiting and len(running) < limit and not signals.received:
                         job = waiting.pop(0)
                         if len(gpus) > 1:
@@ -213,21 +233,26 @@ class ProcessLauncher(Launcher):
                         else:
                             ProcessLauncher.failed = True
                             view.say(f"failed {job.name}: {job.cause}", "red")
+                            if search:
+                                search.tell(job)
                     for job in running:
-                        if stop_by is not None and time.monotonic() > stop_by:
+                        if job.stop_by is not None and time.monotonic() > job.stop_by:
                             _send(job, signal.SIGKILL)
                         assert job.process is not None
                         if job.process.exitcode is None:
                             continue
-                        _end(job, stopping=stop_by is not None, out_of_memory=_oom_kills() > ooms)
+                        _end(job, stopping=job.stop_by is not None, out_of_memory=_oom_kills() > ooms)
                         ooms = _oom_kills()
-                        if job.state == "completed":
-                            view.say(f"completed {job.name}{_result(job)}", on_terminal=False)
-                        elif stop_by is not None:
+                        retry = job.state == "failed" and job.stop_by is None and job.attempts <= self.retries
+                        if search and not retry:
+                            search.tell(job)
+                        if job.state in ("completed", "pruned"):
+                            view.say(f"{job.state} {job.name}{_result(job)}", on_terminal=False)
+                        elif job.stop_by is not None:
                             view.say(f"stopped {job.name}{_result(job)}", "yellow", on_terminal=False)
                         else:
                             view.say(f"failed {job.name}: {job.cause}", "red")
-                            if job.attempts <= self.retries:
+                            if retry:
                                 job.state = "waiting"
                                 waiting.insert(0, job)
                             else:
@@ -235,7 +260,7 @@ class ProcessLauncher(Launcher):
                     running = [job for job in running if job.state == "running"]
                     view.refresh()
                     time.sleep(POLL)
-                self._summarise(jobs, view, signals)
+                self._summarise(jobs, view, signals, search)
         finally:
             for job in running:  # where an error ended the loop; at the end of this process they are waited for
                 _send(job, signal.SIGTERM)
@@ -283,12 +308,13 @@ class ProcessLauncher(Launcher):
             return False
         return True
 
-    def _summarise(self, jobs: list[Job], view: SweepView, signals: StopSignals) -> None:
+    def _summarise(self, jobs: list[Job], view: SweepView, signals: StopSignals, search: Search | None) -> None:
         states = [job.state for job in jobs]
-        counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(["completed", *sorted(states)])]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(["completed", *sorted(states)]))
         why = f"stopped by {signals.received.name}: " if signals.received else ""
-        resumable = "" if {"completed"} == set(states) else f"; the same command with sweep={self.config.sweep} goes on"
-        view.say(f"{why}{', '.join(counts)}{resumable}")
+        done = search.is_over() if search else set(states) == {"completed"}
+        resumable = "" if done else f"; the same command with sweep={self.config.sweep} goes on"
+        view.say(f"{why}{search.progress() if search else counts}{resumable}")
 
 
 def register() -> None:
@@ -324,7 +350,28 @@ def _quoted(value: str) -> str:
 def _fingerprint(config: DictConfig) -> str:
     """The same for two configurations that are the same run, wherever it lies."""
     container: Any = OmegaConf.to_container(config)
-    return json.dumps({name: value for name, value in sorted(flatten(container).items()) if name not in PLACES})
+    settings = sorted(flatten(container).items())
+    # A setting that came after a run was made is null where that run is repeated.
+    return json.dumps({name: value for name, value in settings if name not in PLACES and value is not None})
+
+
+def _look_into(job: Job, config: DictConfig, deadline: float) -> None:
+    """Sets the state of a job that is completed already.
+
+    Raises:
+        SettingError: it was run with other settings, or is being run.
+    """
+    record = read_record(job.path)
+    if record.get("status") == "completed" or (job.path / "checkpoints" / "last.ckpt").exists():
+        differing = other_settings(load_yaml(job.path / "config.yaml", "run_dir"), config)
+        if differing:
+            # More epochs too: left out of a command by mistake, they would change every completed job.
+            problem = f"{was_run_with(differing)}: keep that, or give another sweep"
+            raise SettingError("run_dir", os.path.relpath(job.path), problem)
+    if record.get("status") == "completed":
+        job.state = "completed"
+    elif record.get("status") == "running":
+        _wait_for(job.path, deadline)
 
 
 def _wait_for(path: Path, deadline: float) -> None:

@@ -1,18 +1,16 @@
-"""`mnist-report DIR`: the runs under a directory, grouped over their seeds, as a table and as `results.csv`."""
+"""`mnist-report DIR`: the runs under a directory, grouped over their seeds: a table, `results.csv` and a report."""
 
 import argparse
 import csv
 import os
-import re
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -22,14 +20,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mnist_mlp.rundir import PLACES, durable_write, read_record
-from mnist_mlp.settings import SettingError, flatten, one_sentence, spelled
+from mnist_mlp.rundir import PLACES, durable_write
+from mnist_mlp.runs import Run, find_runs, read_runs
+from mnist_mlp.settings import SettingError, flatten, make_directory, one_sentence, spelled
+from mnist_mlp.study import STUDY, conclude
 
 METRICS = ("accuracy", "precision", "recall", "f1")
 KINDS = {"final": "last", "best": "best"}  # of a run's epochs: in the validation's columns, and in the test's
 NAMES = ("experiment", "model", "seed")
 SEEDS = ("seed", "data.seed")  # what differs between the runs of a group
-WITHIN_A_RUN = ("checkpoints", "tensorboard", ".hydra")
+KEPT = ("run.json", "config.yaml", "metrics.csv")  # what a record of a run needs, and `mnist-rerun`
 REFRESH = 2.0  # seconds between two looks of --watch
 
 
@@ -47,28 +47,50 @@ class RememberSweep(Callback):
 
 
 def main() -> None:
-    """Runs `mnist-report`. Exit status: 0, or 1 where DIR holds no runs."""
+    """Runs `mnist-report`. Exit status: 0, or 1 where DIR holds no runs or the report cannot be written."""
     parser = argparse.ArgumentParser(
         prog="mnist-report",
-        description="Prints the runs under DIR, grouped over their seeds, and saves a row for each as DIR/results.csv.",
+        description="Prints the runs under DIR, grouped over their seeds, and saves a row for each as results.csv; "
+        "then writes report.md, report.html and figures/ beside it.",
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="a run, a sweep or any directory above them")
+    parser.add_argument(
+        "--output",
+        metavar="DIR2",
+        type=Path,
+        help="write there, not to DIR, and copy each run's run.json, config.yaml and metrics.csv: a record to keep",
+    )
+    parser.add_argument(
+        "--readme",
+        metavar="FILE",
+        type=Path,
+        help="also put the results into this Markdown file, between its two marks",
+    )
+    parser.add_argument("--table", action="store_true", help="the table and results.csv only, which takes a moment")
     parser.add_argument("--watch", action="store_true", help="show the table anew every two seconds, until Ctrl-C")
     arguments = parser.parse_args()
+    if (arguments.table or arguments.watch) and (arguments.output or arguments.readme):
+        parser.error("--output and --readme take a report, which --table and --watch do not make")
     with one_sentence():
         if arguments.watch:
             watch(arguments.directory)
-        else:
+        elif arguments.table:
             summarise(arguments.directory)
+        else:
+            report(arguments.directory, arguments.output, arguments.readme)
 
 
-def summarise(directory: Path) -> None:
+def summarise(directory: Path) -> list[Run]:
     """Prints the table of the runs under `directory` and saves a row for each there, as `results.csv`.
+
+    Returns:
+        The runs.
 
     Raises:
         SettingError: there are none.
     """
-    rows = results(directory)
+    runs = read_runs(directory)
+    rows = results(runs)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -76,8 +98,64 @@ def summarise(directory: Path) -> None:
     writer.writerows(rows)
     durable_write(directory / "results.csv", text.getvalue().encode())
     console = Console(highlight=False)
-    console.print(view(rows))
+    console.print(conclude(directory) if (directory / STUDY).exists() else view(rows))
     console.print(f"Saved as {os.path.relpath(directory / 'results.csv')}", soft_wrap=True)
+    return runs
+
+
+def report(directory: Path, output: Path | None = None, readme: Path | None = None) -> None:
+    """Prints the table; writes `results.csv`, `report.md`, `report.html` and `figures/`.
+
+    Args:
+        directory: with runs under it.
+        output: where to write; None for `directory`. A place of its own gets copies of the runs' records, and from
+            these alone the same report can be made again.
+        readme: a Markdown file to put the results into.
+
+    Raises:
+        SettingError: there are no runs, or one of the others cannot be used.
+    """
+    from mnist_mlp import document
+
+    if readme is not None:
+        document.refuse_readme(readme)
+    if output is not None:
+        keep(directory, output)
+    place = output or directory
+    runs = summarise(place)
+    made = document.compose(runs, varied(runs))
+    document.write(made, place)
+    if readme is not None:
+        document.write_readme(made, place, readme)
+    console = Console(highlight=False)
+    console.print(
+        f"Report: {os.path.relpath(place / 'report.html')}, and report.md and figures/ beside it", soft_wrap=True
+    )
+
+
+def keep(directory: Path, output: Path) -> None:
+    """Copies what is needed to report a run, and to repeat it, to the same relative place under `output`.
+
+    Raises:
+        SettingError: `output` is, holds or lies in `directory`, or holds other runs, or cannot be written.
+    """
+    one, other = directory.resolve(), output.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise SettingError("--output", output, f"must lie beside {directory}, neither in it nor around it")
+    runs = read_runs(directory)
+    names = {run.name for run in runs}
+    strange = [name for path in find_runs(output) if (name := str(path.relative_to(output))) not in names]
+    if strange:
+        problem = f"holds a run that {directory} does not, {strange[0]}: remove that, or give another directory"
+        raise SettingError("--output", output, problem)
+    make_directory(output, "--output")
+    for run in runs:
+        (output / run.name).mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            if (run.path / name).exists():
+                durable_write(output / run.name / name, (run.path / name).read_bytes())
+            else:
+                (output / run.name / name).unlink(missing_ok=True)
 
 
 def watch(directory: Path) -> None:
@@ -86,92 +164,64 @@ def watch(directory: Path) -> None:
     Raises:
         SettingError: there are no runs.
     """
-    with Live(view(results(directory)), console=Console(highlight=False), auto_refresh=False) as live:
+    with Live(view(results(read_runs(directory))), console=Console(highlight=False), auto_refresh=False) as live:
         while True:
             time.sleep(REFRESH)
-            live.update(view(results(directory)), refresh=True)
+            live.update(view(results(read_runs(directory))), refresh=True)
 
 
-def find_runs(directory: Path) -> Iterator[Path]:
-    """Each run directory under `directory`, in order of its path, with numbers in their order."""
-    found = []
-    for place, directories, files in os.walk(directory):
-        directories[:] = [name for name in directories if name not in WITHIN_A_RUN]
-        if "run.json" in files:
-            found.append(Path(place))
-    return iter(sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", str(path))]))
+def results(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The rows of `results.csv`, one for each run."""
+    others = varied(runs)
+    return [result(run, others[run.name]) for run in runs]
 
 
-def results(directory: Path) -> list[dict[str, Any]]:
-    """The rows of `results.csv`, one for each run under `directory`.
-
-    A setting that differs between runs of one experiment and model, the seed aside, has a column of its own.
-
-    Raises:
-        SettingError: there are no runs.
-    """
-    paths = list(find_runs(directory))
-    if not paths:
-        raise SettingError("DIR", directory, "holds no runs: give a directory with a run.json somewhere under it")
-    records = [read_record(path) for path in paths]
-    settings = [read_settings(path) for path in paths]
+def varied(runs: Sequence[Run]) -> dict[str, dict[str, str | None]]:
+    """Of each run by name its settings that differ between runs of one experiment and model, the seed aside; None for
+    one that it does not have."""
+    settings = [settings_shown(run) for run in runs]
     values: dict[tuple[Any, str], set[str]] = defaultdict(set)
-    counts = Counter((record.get("experiment"), record.get("model")) for record in records)
+    counts = Counter((run.experiment, run.model) for run in runs)
     present: Counter[tuple[Any, str]] = Counter()
-    for record, given in zip(records, settings, strict=True):
+    for run, given in zip(runs, settings, strict=True):
         for name, value in given.items():
-            key = ((record.get("experiment"), record.get("model")), name)
+            key = ((run.experiment, run.model), name)
             values[key].add(value)
             present[key] += 1
-    varied = sorted({key[1] for key, seen in values.items() if len(seen) > 1 or present[key] < counts[key[0]]})
-    return [
-        result(path.relative_to(directory), record, read_epochs(path), {name: given.get(name) for name in varied})
-        for path, record, given in zip(paths, records, settings, strict=True)
-    ]
+    # A run that lacks a setting, since that is newer or of another optimizer, ran as with null.
+    lacking = {key: {"null"} if present[key] < counts[key[0]] else set() for key in values}
+    names = sorted({key[1] for key, seen in values.items() if len(seen | lacking[key]) > 1})
+    return {run.name: {name: given.get(name) for name in names} for run, given in zip(runs, settings, strict=True)}
 
 
-def read_settings(path: Path) -> dict[str, str]:
+def settings_shown(run: Run) -> dict[str, str]:
     """The run's settings, less its seed and place, each as the command line writes it."""
-    try:
-        # Not OmegaConf, which takes twenty times as long: there may be thousands.
-        config = yaml.load((path / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        return {}
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingError("DIR", path / "config.yaml", f"cannot be read ({' '.join(str(error).split())})") from error
     left_out = (*PLACES, *SEEDS, "experiment", "network")
     return {
         name: str(spelled(value))
-        for name, value in flatten(config).items()
+        for name, value in run.settings.items()
         if name not in left_out and not name.startswith("data.sha256")  # which follow from the data
     }
 
 
-def read_epochs(path: Path) -> list[str]:
-    """The lines of the run's `metrics.csv`: the heading, then one for each epoch."""
-    metrics = path / "metrics.csv"
-    return metrics.read_text().splitlines() if metrics.exists() else []
-
-
-def result(name: Path, record: dict[str, Any], epochs: list[str], varied: dict[str, str | None]) -> dict[str, Any]:
+def result(run: Run, varied: dict[str, str | None]) -> dict[str, Any]:
     """One row of `results.csv`: the run, its last and its best epoch's validation metrics, its test metrics.
 
     Args:
-        name: of the run.
-        record: its `run.json`.
-        epochs: the lines of its `metrics.csv`.
+        run: the run.
         varied: its settings that other runs have otherwise.
     """
+    record, epochs = run.record, run.lines()
     best_epoch = record.get("best", {}).get("epoch")
     best_row: dict[str, str] = {}
     if best_epoch is not None and best_epoch < len(epochs):
-        best_row = dict(zip(epochs[0].split(","), epochs[best_epoch].split(","), strict=True))
+        best_row = dict(zip(epochs[0].split(","), epochs[best_epoch].split(","), strict=False))  # a damaged file too
     return {
-        "run": str(name),
+        "run": run.name,
         "status": record.get("status"),
         **{key: record.get(key) for key in NAMES},
         **varied,
-        "epochs": record.get("epochs") if record.get("status") == "completed" else max(0, len(epochs) - 1),
+        "epochs": record.get("epochs") if run.completed else max(0, len(epochs) - 1),
         **{f"final/{key}": value for key, value in (record.get("final") or {}).items() if key.startswith("val/")},
         "best/epoch": best_epoch,
         **{f"best/{key}": value for key, value in best_row.items() if key.startswith("val/")},
@@ -263,11 +313,12 @@ def table(rows: list[dict[str, Any]]) -> Table:
             continue
         epochs = []
         for kind, column in (("last", "epochs"), ("best", "best/epoch")):
-            reached = sorted({row[column] for row in done})
+            reached = sorted({row[column] for row in done if row[column] is not None}) or [""]
             epochs += [f"{kind} {reached[0]}"]
             epochs += [f"to {reached[-1]}" if len(reached) > 1 else ""] if len(done) > 1 else []
-        seconds = [row["seconds"] for row in done]
-        spent = f"{statistics.fmean(seconds):.1f}" + (f"\n±{statistics.stdev(seconds):.1f}" if len(done) > 1 else "")
+        seconds = [row["seconds"] for row in done if row["seconds"] is not None]
+        spent = f"{statistics.fmean(seconds):.1f}" if seconds else ""
+        spent += f"\n±{statistics.stdev(seconds):.1f}" if len(seconds) > 1 else ""
         shown.add_row("\n".join(name), "\n".join(epochs), *(cell(done, metric) for metric in (*METRICS, "test")), spent)
     return shown
 

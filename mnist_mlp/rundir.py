@@ -177,10 +177,12 @@ def read_record(path: Path) -> dict[str, Any]:
     """The `run.json` in the directory `path`, or {} where there is none.
 
     Raises:
-        SettingError: it is not JSON, which nothing in this package leaves behind.
+        SettingError: it is not a JSON object, which nothing in this package leaves behind.
     """
     try:
         record: dict[str, Any] = json.loads((path / "run.json").read_text())
+        if not isinstance(record, dict):
+            raise ValueError("no JSON object")
     except FileNotFoundError:
         return {}
     except ValueError as error:

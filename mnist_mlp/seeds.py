@@ -13,8 +13,8 @@ def stream_seed(seed: int, name: str, epoch: int = 0) -> int:
 
     Args:
         seed: the run's seed, or the split's; any integer, 0 included.
-        name: what is drawn: `weights`, `order`, `dropout` or `split`.
-        epoch: counted from 0, for streams that start afresh each epoch.
+        name: what is drawn: `weights`, `order`, `dropout`, `split`, `validation` or `search`.
+        epoch: counted from 0, for streams that start afresh each epoch; of `search`, each trial.
 
     Returns:
         An integer in [0, 2**63): the first 8 bytes of SHA-256("<seed>/<name>/<epoch>"), less the sign bit, which

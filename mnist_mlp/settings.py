@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -99,6 +99,7 @@ RULES: dict[str, Rule] = {
     "data.mean": _optional(NUMBER),
     "data.std": _optional(ABOVE_ZERO),
     "data.test_size": _whole(1),
+    "data.validation_size": _optional(_whole(1)),
     "data.split_seed": SEED,
     "data.batch_size": _whole(1),
     "data.eval_batch_size": _whole(1),
@@ -133,6 +134,17 @@ SWEEP_RULES: dict[str, Rule] = {
     "hydra.launcher.jobs": _optional(_whole(1)),
     "hydra.launcher.retries": _whole(0),
     "hydra.launcher.fail_fast": TRUTH,
+}
+
+# Of a search, which is a sweep too.
+SEARCH_RULES: dict[str, Rule] = {
+    "search.sampler": _choice("tpe", "random"),
+    "search.trials": _whole(1),
+    "search.objective": _choice("val/accuracy", "val/loss"),
+    "search.random_trials": _whole(1),
+    "search.prune": TRUTH,
+    "search.prune_after_trials": _whole(1),
+    "search.prune_after_epochs": _whole(1),
 }
 
 BACKPROP_RULES: dict[str, Rule] = {
@@ -255,7 +267,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 def refuse_empty_groups(arguments: list[str]) -> None:
     """Raises: SettingError, for `model=null` and its like, where Hydra itself fails."""
     for argument in arguments:
-        if found := re.fullmatch(r"(data|experiment|model|optimizer|scheduler)=(null|)", argument):
+        if found := re.fullmatch(r"(data|experiment|model|optimizer|scheduler|search)=(null|)", argument):
             raise SettingError(found[1], None, "is a group: choose one of its options, which --help lists")
 
 
@@ -324,13 +336,21 @@ def sentence(error: Exception, application: str = "train") -> str:
 
 def _unknown_setting(setting: str, text: str, application: str) -> str:
     given = re.search(r"\+(\S+)$", text.strip())
-    groups = {"train": ["experiment", "model", "data", "optimizer", "scheduler"], "backprop": ["network", "data"]}
+    groups = {
+        "train": ["experiment", "model", "data", "optimizer", "scheduler", "search"],
+        "backprop": ["network", "data"],
+    }
     known = [*flatten(compose_config([], application)), *groups[application]]
+    return f"{given[1] if given else setting}: {no_such_setting(setting, known, application)}"
+
+
+def no_such_setting(setting: str, known: Collection[str], application: str = "train") -> str:
+    """What to say of a setting that is not among those known, with the one that was probably meant."""
     # The last part of the name is what is usually right: trainer.lr is meant to be optimizer.lr.
     leaves = [name for name in known if name.rpartition(".")[2] == setting.rpartition(".")[2]]
     close = leaves or difflib.get_close_matches(setting, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"mnist-{application} --cfg job lists them all"
-    return f"{given[1] if given else setting}: there is no setting {setting}; {hint}"
+    return f"there is no setting {setting}; {hint}"
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

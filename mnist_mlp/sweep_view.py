@@ -20,7 +20,7 @@ from rich.table import Table
 
 from mnist_mlp.rundir import COLUMNS, Row
 
-STYLES = {"failed": "red", "interrupted": "yellow", "completed": "green"}
+STYLES = {"failed": "red", "interrupted": "yellow", "completed": "green", "pruned": "dim"}
 KEY = re.compile(r"(?:^|,)[~+]*([\w.@/]+)=")  # in a job's name; a comma inside a value's brackets starts no key
 REFRESH = 1.0  # seconds between two looks at what the jobs have written
 
@@ -44,10 +44,11 @@ class Job:
     epochs: int
     threads: int | None
     work: float
-    state: str = "waiting"  # then running, completed, failed or interrupted
+    state: str = "waiting"  # then running, completed, failed, interrupted or, of a search, pruned
     cause: str = ""  # of a failure
     attempts: int = 0
     gpu: str | None = None
+    stop_by: float | None = None  # when it is killed, having been asked to stop
     process: BaseProcess | None = None
     record_time: int | None = None  # when run.json had last been written before the job's process started
     log_start: int = 0  # where in train.log the process began to write

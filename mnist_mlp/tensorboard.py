@@ -109,7 +109,7 @@ def serve(directory: Path, port: int) -> None:
 
 def contents(directory: Path) -> str:
     """What there is to show, and what of it is not: a sentence for each."""
-    from mnist_mlp.report import find_runs
+    from mnist_mlp.runs import find_runs
 
     runs = list(find_runs(directory))
     lines = [f"{len(runs)} run{'' if len(runs) == 1 else 's'} under {directory}"]
@@ -143,7 +143,7 @@ def ends_within_an_event(path: Path) -> bool:
 
 def with_landing(application: WSGI, directory: Path) -> WSGI:
     """TensorBoard's application, with `LANDING` at its root: on the charts, or of many runs on their table."""
-    from mnist_mlp.report import find_runs
+    from mnist_mlp.runs import find_runs
 
     def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environment["PATH_INFO"] != "/" or environment.get("QUERY_STRING"):

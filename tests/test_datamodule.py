@@ -49,6 +49,31 @@ def test_every_training_image_is_in_exactly_one_split(shipped: MNISTDataModule) 
     assert digests(together) == digests(official.flatten(1))
 
 
+def test_a_carved_validation_set_leaves_the_test_set_and_the_official_images_alone(
+    shipped: MNISTDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = MNISTDataModule._read
+    halves = []
+    monkeypatch.setattr(MNISTDataModule, "_read", lambda *a, train: halves.append(train) or read(*a, train=train))
+    carved = real(validation_size=5_000, seed=1)
+    assert halves == [True]
+    sizes = {split: len(labels) for split, (_, labels) in carved.splits.items()}
+    assert sizes == {"train": 52_000, "validation": 5_000, "test": 3_000}
+    assert torch.equal(carved.splits["test"][0], shipped.splits["test"][0])
+
+    def digests(datamodule: MNISTDataModule, *splits: module.Split) -> list[bytes]:
+        images = torch.cat([datamodule.splits[split][0] for split in splits])
+        return sorted(hashlib.sha256(image.numpy().tobytes()).digest() for image in images)
+
+    assert digests(carved, "train", "validation") == digests(shipped, "train")
+    again, other = real(validation_size=5_000), real(validation_size=5_000, split_seed=1)
+    assert torch.equal(carved.splits["validation"][0], again.splits["validation"][0])
+    assert not torch.equal(carved.splits["validation"][1], other.splits["validation"][1])
+    counts = torch.bincount(carved.splits["validation"][1])  # no part of the sorted or of the first images
+    assert counts.min() > 350
+    assert not torch.equal(carved.splits["validation"][1], shipped.splits["train"][1][:5_000])
+
+
 def test_normalization_is_bitwise_torchvisions(shipped: MNISTDataModule) -> None:
     theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     official = MNIST(module.cache_directory(), train=False, transform=theirs)

@@ -28,13 +28,21 @@ def backbone(tmp_path: Path) -> None:
     path.write_text(BACKBONE[2])
 
 
+@pytest.fixture
+def searched(tmp_path: Path) -> None:
+    """What a search would have left; that it does, and that it is repeated exactly, is tested in test_search.py."""
+    path = tmp_path / "logs" / "sweeps" / "settings" / "experiment" / "best.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("# @package _global_\noptimizer:\n  lr: 0.002\n")
+
+
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make")])
 def test_make_has_the_target(line: str) -> None:
     subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("mnist-train")])
-def test_the_configuration_composes(command: Command, backbone: None, line: str) -> None:
+def test_the_configuration_composes(command: Command, backbone: None, searched: None, line: str) -> None:
     name, *arguments = [word for word in shlex.split(line) if word != "-m"]
     # A sweep is checked by the first value of each list; what it does with all of them is tested in test_train.py.
     arguments = [re.sub(r"=(?!\[)(range\(\d)?([^,]*),.*", r"=\g<2>", word) for word in arguments]
@@ -46,8 +54,11 @@ def test_the_configuration_composes(command: Command, backbone: None, line: str)
 def test_every_other_command_is_run_somewhere() -> None:
     rest = [line for line in LINES if not line.startswith(("make", "mnist-train", "mnist-backprop", ". .venv/bin"))]
     assert rest == [
-        "mnist-report logs/sweeps/seeds",
+        "mnist-report logs/sweeps/seeds --table",
         "mnist-report logs/sweeps/seeds --watch",
+        "mnist-report logs/sweeps/seeds",
+        "mnist-report logs/sweeps/seeds --output logs/kept",
+        "mnist-report logs/sweeps/seeds --readme my_experiments.md",
         "mnist-tensorboard logs/sweeps/seeds",
         "mnist-evaluate RUN_DIR/checkpoints/best.ckpt --split test",
         "mnist-rerun RUN_DIR",

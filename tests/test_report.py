@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from conftest import ON_TERMINAL, Command
 
-from mnist_mlp.report import find_runs, read_epochs, result, results
+from mnist_mlp.report import result, results
 from mnist_mlp.rundir import COLUMNS, metrics_csv
+from mnist_mlp.runs import read_runs
 
 TEST = dict.fromkeys(("accuracy", "precision", "recall", "f1", "loss"), 0.5)
 
@@ -34,11 +35,11 @@ def make_run(
 
 def test_the_row_of_a_run_holds_its_last_and_best_epoch(finished: tuple[Path, dict[str, Any]]) -> None:
     run_dir, record = finished
-    assert list(find_runs(run_dir)) == [run_dir]
-    row = result(Path("name"), record, read_epochs(run_dir), {"optimizer.lr": "0.1"})
+    (found,) = read_runs(run_dir.parent)
+    row = result(found, {"optimizer.lr": "0.1"})
     rows = list(csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()))
     best = rows[record["best"]["epoch"] - 1]
-    assert row["run"] == "name"
+    assert row["run"] == run_dir.name
     assert row["optimizer.lr"] == "0.1"
     assert row["best/val/f1"] == best["val/f1"]
     assert row["final/val/loss"] == record["final"]["val/loss"]
@@ -54,7 +55,7 @@ def test_runs_are_grouped_over_their_seeds(command: Command, tmp_path: Path) -> 
         make_run(tmp_path / f"lr=1,seed={seed}", accuracy, seed, lr=1)
     make_run(tmp_path / "again" / "seed=0", 0.90)  # the same run in a second directory is no second seed
     make_run(tmp_path / "b", 0.925, model="network_b", lr=0.3)
-    done = command("mnist-report", ".")
+    done = command("mnist-report", ".", "--table")
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     first, third, second = re.split(r"^baseline", done.stdout, flags=re.MULTILINE)[1:]
@@ -76,7 +77,7 @@ def test_runs_are_grouped_over_their_seeds(command: Command, tmp_path: Path) -> 
 def test_what_does_not_vary_is_no_column(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", model="network_b", lr=1)  # follows from the model
-    assert "optimizer.lr" not in results(tmp_path)[0]
+    assert "optimizer.lr" not in results(read_runs(tmp_path))[0]
 
 
 def test_runs_that_are_not_complete_are_shown_as_what_they_are(command: Command, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_runs_that_are_not_complete_are_shown_as_what_they_are(command: Command,
         (tmp_path / name / "run.json").write_text(json.dumps(record))
     make_run(tmp_path / "c", seed=1)
     make_run(tmp_path / "d", seed=2, status="failed", error="RuntimeError: first\nsecond")
-    done = command("mnist-report", ".")
+    done = command("mnist-report", ".", "--table")
     assert done.returncode == 0, done.stderr
     assert "4 runs: 2 failed, 1 running, 1 completed" in done.stdout
     assert "network_a, seed 1" in done.stdout  # the only one that is averaged

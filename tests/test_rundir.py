@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from mnist_mlp.rundir import RunDirectory, durable_write, metrics_csv, read_record
+from mnist_mlp.launcher import _fingerprint
+from mnist_mlp.rundir import RunDirectory, durable_write, metrics_csv, other_settings, read_record
 from mnist_mlp.settings import SettingError
 
 
@@ -81,3 +83,12 @@ def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"status": ')
     with pytest.raises(SettingError, match=r"run_dir=.*: has a damaged run\.json"):
         read_record(tmp_path)
+
+
+def test_a_setting_that_came_after_a_run_is_as_null() -> None:
+    older = OmegaConf.create({"seed": 0, "data": {"batch_size": 64}})
+    newer = OmegaConf.create({"seed": 0, "data": {"batch_size": 64, "validation_size": None}, "search": {}})
+    other = OmegaConf.create({"seed": 0, "data": {"batch_size": 64, "validation_size": 100}})
+    assert other_settings(older, newer) == {}
+    assert other_settings(older, other) == {"data.validation_size": (None, 100)}
+    assert _fingerprint(older) == _fingerprint(newer) != _fingerprint(other)

@@ -56,7 +56,7 @@ def test_runs_are_served_and_what_is_not_is_said(finished: Finished, command: Co
         assert set(COLUMNS[1:]) <= set(get(f"{url}data/plugin/scalars/tags")["whole/tensorboard"])
         assert steps(url, "whole/tensorboard", "train/loss") == list(range(1, epochs + 1))
         assert steps(url, "cut/tensorboard", "train/loss")[0] == 1
-    assert command("mnist-report", ".").returncode == 0
+    assert command("mnist-report", ".", "--table").returncode == 0
 
 
 def test_every_epoch_and_every_file_is_shown(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""What the report says of its four runs and what their records hold, from `records.yaml`: to compare with."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A run's figures as printed, None where none is given: `str()` of each has the digits of the source.
+
+    Args:
+        final_accuracy: validation accuracy of the last epoch, in percent.
+        best_accuracy: the highest of all epochs, in percent.
+        best_epoch: which epoch that was.
+        val_loss: of the last epoch.
+        train_loss: of the last epoch.
+        test_accuracy: of the last weights on the 3,000 test images, in percent.
+    """
+
+    final_accuracy: Decimal | None = None
+    best_accuracy: Decimal | None = None
+    best_epoch: int | None = None
+    val_loss: Decimal | None = None
+    train_loss: Decimal | None = None
+    test_accuracy: Decimal | None = None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One of the report's four runs.
+
+    Args:
+        experiment: 1 or 2, the report's number.
+        network: A or B.
+        model: network_a or network_b, this project's name for it.
+        as_run: this project's experiment that repeats the run as it was made.
+        as_told: this project's experiment that is what the report's text describes.
+        figure: the report's number for its losses; the next is of its metrics.
+        seconds: of training, as recorded.
+        text: its figures in the report's prose.
+        record: its figures in the records.
+        points: twenty of its epochs, float64, under the names that the columns of `metrics.csv` have.
+    """
+
+    experiment: int
+    network: str
+    model: str
+    as_run: str
+    as_told: str
+    figure: int
+    seconds: int
+    text: Headline
+    record: Headline
+    points: "dict[str, np.ndarray]"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One thing that the report's runs were made with, in Markdown: in Experiment 1 and in Experiment 2."""
+
+    what: str
+    baseline: str
+    dropout: str
+
+
+@cache
+def recorded() -> tuple[Recorded, ...]:
+    """The report's four runs: Experiment 1 with A and B, Experiment 2 with A and B."""
+    import numpy as np
+
+    content = _content()
+    return tuple(
+        Recorded(
+            **run
+            | {kind: _headline(run[kind]) for kind in ("text", "record")}
+            | {"points": dict(zip(content["columns"], np.array(run["points"], np.float64).T, strict=True))}
+        )
+        for run in content["runs"]
+    )
+
+
+@cache
+def setup() -> tuple[Setup, ...]:
+    """How the report's runs were really made, in the order of `records.yaml`."""
+    return tuple(Setup(**entry) for entry in _content()["setup"])
+
+
+@cache
+def _content() -> Any:
+    return yaml.safe_load((Path(__file__).parent / "records.yaml").read_text())
+
+
+def _headline(entry: dict[str, Any]) -> Headline:
+    figures: dict[str, Any] = {
+        name: Decimal(value) if isinstance(value, str) else value for name, value in entry.items()
+    }
+    return Headline(**figures)
