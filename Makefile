@@ -7,7 +7,7 @@ SWEEP := experiment=baseline,dropout_scheduler model=network_a,network_b
 # $(call at-most,N): EPOCHS where that is less, else N.
 at-most = $(shell echo $$(( $(EPOCHS) < $(1) ? $(EPOCHS) : $(1) )))
 
-.PHONY: help install sweep paper test test-browser lint types torture lock benchmark tensorboard clean
+.PHONY: help install sweep paper test test-browser test-slurm test-ray lint types torture lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -37,6 +37,16 @@ lint: .venv/installed  ## ruff: style and formatting
 types: .venv/installed  ## mypy, strict on the package
 	$(BIN)/mypy
 
+test-slurm: .venv/installed  ## a sweep on a real Slurm of one node, installed with apt-get where it is not there; takes root
+	command -v slurmctld mariadbd >/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+	  slurm-wlm munge slurmdbd mariadb-server-core mariadb-client-core; }
+	$(BIN)/pytest -m slurm tests/test_slurm.py
+
+# Ray is large, and not in the lock: it stays outside of the environment.
+test-ray: .venv/installed  ## a sweep on Ray, which it installs in build/
+	test -d build/ray || $(BIN)/pip install --quiet --disable-pip-version-check --target build/ray 'ray>=2.50,<3'
+	PYTHONPATH=build/ray $(BIN)/pytest -m ray tests/test_cluster.py
+
 torture: .venv/installed  ## stop runs at 20 random moments by SIGKILL and by SIGTERM, and a sweep five times: the same bits
 	$(BIN)/pytest -s tests/test_torture.py tests/test_launcher.py -k 'test_torture or killed' --kills 20
 
@@ -59,7 +69,7 @@ install: .venv/installed  ## make the environment, if it is not there and up to 
 	touch $@
 
 lock:  ## resolve requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra benchmark --extra dev --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --extra benchmark --extra dev --extra slurm --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --upgrade -o requirements.lock
 
 clean:  ## remove the environment and caches; logs stay

@@ -46,6 +46,7 @@ def evaluate(
     Raises:
         SettingError: the checkpoint or the data cannot be used.
     """
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import Trainer
 
     from mnist_mlp.classifier import score
@@ -62,6 +63,7 @@ def evaluate(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        plugins=[LightningEnvironment()],  # one process, also in a job of Slurm's
     )
     images, labels = datamodule.splits[split]  # type: ignore[index]
     return score(trainer, classifier, InOrder(images, labels, datamodule.eval_batch_size))

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from multiprocessing import forkserver
 from pathlib import Path
@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -35,7 +36,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from mnist_mlp.report import RememberSweep
 from mnist_mlp.rundir import PLACES, RunDirectory, other_settings, read_record, was_run_with
 from mnist_mlp.search import Search
-from mnist_mlp.settings import FULL_ERROR, SettingError, flatten, load_yaml, settle, without_hydra
+from mnist_mlp.settings import FULL_ERROR, SettingError, end, flatten, load_yaml, settle, without_hydra
 from mnist_mlp.signals import StopSignals
 from mnist_mlp.study import STUDY
 from mnist_mlp.sweep_view import Job, SweepView, last_row
@@ -70,6 +71,14 @@ class ProcessLauncher(Launcher):
     def __init__(self, jobs: int | None = None, retries: int = 0, fail_fast: bool = False) -> None:
         self.jobs, self.retries, self.fail_fast = jobs, retries, fail_fast
         self.processes = multiprocessing.get_context("forkserver")
+
+    @staticmethod
+    def check(config: DictConfig) -> None:
+        """Raises: SettingError, where this machine cannot run the jobs of a sweep, by what they share."""
+        if config.trainer.accelerator not in ("auto", "cpu"):
+            from mnist_mlp.train import check_accelerator
+
+            check_accelerator(config.trainer.accelerator)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -241,22 +250,23 @@ class ProcessLauncher(Launcher):
                         assert job.process is not None
                         if job.process.exitcode is None:
                             continue
-                        _end(job, stopping=job.stop_by is not None, out_of_memory=_oom_kills() > ooms)
+                        cause = _cause(job.process.exitcode, out_of_memory=_oom_kills() > ooms)
+                        if job.process.exitcode == LOST:
+                            _send(job, signal.SIGTERM)  # it may run on, unwatched
+                            with contextlib.suppress(SettingError):
+                                _wait_for(job.path, time.monotonic() + GRACE)
+                        asked = job.stop_by is not None
+                        end_job(job, cause, asked)
                         ooms = _oom_kills()
-                        retry = job.state == "failed" and job.stop_by is None and job.attempts <= self.retries
+                        retry = job.state == "failed" and not asked and job.attempts <= self.retries
                         if search and not retry:
                             search.tell(job)
-                        if job.state in ("completed", "pruned"):
-                            view.say(f"{job.state} {job.name}{_result(job)}", on_terminal=False)
-                        elif job.stop_by is not None:
-                            view.say(f"stopped {job.name}{_result(job)}", "yellow", on_terminal=False)
-                        else:
-                            view.say(f"failed {job.name}: {job.cause}", "red")
-                            if retry:
-                                job.state = "waiting"
-                                waiting.insert(0, job)
-                            else:
-                                ProcessLauncher.failed = True
+                        say_end(job, asked, view)
+                        if retry:
+                            job.state = "waiting"
+                            waiting.insert(0, job)
+                        elif job.state == "failed":
+                            ProcessLauncher.failed = True
                     running = [job for job in running if job.state == "running"]
                     view.refresh()
                     time.sleep(POLL)
@@ -271,22 +281,34 @@ class ProcessLauncher(Launcher):
         """Starts the process that the jobs' are forked from, which imports what they need meanwhile."""
         if threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is first imported
-        environment = dict(os.environ)
-        if not FULL_ERROR:
-            del os.environ["HYDRA_FULL_ERROR"]  # of `one_sentence`, for this process alone
-        # A killed job leaves a lock of tqdm's, which Python would tell the user of at the end.
-        ignored = ["ignore:resource_tracker:UserWarning", *filter(None, [os.environ.get("PYTHONWARNINGS")])]
-        os.environ["PYTHONWARNINGS"] = ",".join(reversed(ignored))
-        self.processes.set_forkserver_preload(PRELOADED)
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server's from now on: Ctrl-C reaches it as well
-        forkserver.ensure_running()
-        signal.signal(signal.SIGINT, interrupt)
-        os.environ.clear()
-        os.environ.update(environment)
+        with users_environment():
+            # A killed job leaves a lock of tqdm's, which Python would tell the user of at the end.
+            ignored = ["ignore:resource_tracker:UserWarning", *filter(None, [os.environ.get("PYTHONWARNINGS")])]
+            os.environ["PYTHONWARNINGS"] = ",".join(reversed(ignored))
+            self.processes.set_forkserver_preload(PRELOADED)
+            # The server's from now on: Ctrl-C reaches it as well.
+            interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            forkserver.ensure_running()
+            signal.signal(signal.SIGINT, interrupt)
 
     def _start(self, job: Job) -> bool:
         """Starts a job's process; False, with the job's cause, where the machine refuses."""
         job.attempts += 1
+        try:
+            arguments, log = self.command_line(job)
+            job.process = self.processes.Process(target=_run_job, args=(arguments, log, job.gpu), name=job.name)
+            job.process.start()
+        except (OSError, EOFError) as error:  # no room for it, or its server was killed
+            job.state, job.cause = "failed", f"could not be started ({error})"
+            return False
+        return True
+
+    def command_line(self, job: Job) -> tuple[list[str], Path]:
+        """What `run_here` takes to run the job: its arguments, and its `train.log`, which is there from now on.
+
+        Raises:
+            OSError: the job's directory cannot be written.
+        """
         sources = {source.provider: source for source in self.config.hydra.runtime.config_sources}
         main, command_line = sources["main"], sources.get("command-line")
         arguments = [
@@ -296,17 +318,11 @@ class ProcessLauncher(Launcher):
             *job.overrides,
             f"run_dir={_quoted(str(job.path))}",
         ]
-        try:
-            job.path.mkdir(parents=True, exist_ok=True)
-            log = job.path / "train.log"
-            log.touch()
-            job.log_start, job.record_time = log.stat().st_size, _record_time(job)
-            job.process = self.processes.Process(target=_run_job, args=(arguments, log, job.gpu), name=job.name)
-            job.process.start()
-        except (OSError, EOFError) as error:  # no room for it, or its server was killed
-            job.state, job.cause = "failed", f"could not be started ({error})"
-            return False
-        return True
+        job.path.mkdir(parents=True, exist_ok=True)
+        log = job.path / "train.log"
+        log.touch()
+        job.log_start, job.record_time = log.stat().st_size, _record_time(job)
+        return arguments, log
 
     def _summarise(self, jobs: list[Job], view: SweepView, signals: StopSignals, search: Search | None) -> None:
         states = [job.state for job in jobs]
@@ -317,18 +333,33 @@ class ProcessLauncher(Launcher):
         view.say(f"{why}{search.progress() if search else counts}{resumable}")
 
 
-def register() -> None:
-    """Makes `hydra/launcher=process` known to Hydra, in this process.
+class CheckLauncher(Callback):
+    """Hydra callback: a sweep that its launcher cannot run is refused before Hydra makes its directory."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        launcher = Plugins.instance().class_name_to_class.get(config.hydra.launcher._target_)
+        try:
+            getattr(launcher, "check", ProcessLauncher.check)(config)  # another launcher's jobs run here too
+        except SettingError as error:
+            end(error)
+
+
+def register(*launchers: type[ProcessLauncher]) -> None:
+    """Makes launchers known to Hydra, in this process.
 
     Hydra takes launchers from the package `hydra_plugins` alone, and one that was installed there would be loaded by
     every Hydra application of the environment.
     """
-    Plugins.instance().register(ProcessLauncher)
+    plugins = Plugins.instance()  # before the package is there, which it looks for
     try:
         package = importlib.import_module("hydra_plugins")  # there where another plugin is installed
     except ImportError:
         package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
-    setattr(package, ProcessLauncher.__module__.rpartition(".")[2], sys.modules[__name__])
+    module = ModuleType(ProcessLauncher.__module__)
+    setattr(package, module.__name__.rpartition(".")[2], module)
+    for launcher in launchers:
+        plugins.register(launcher)
+        setattr(module, launcher.__name__, launcher)
 
 
 def directory_name(name: str) -> str:
@@ -345,6 +376,19 @@ def _quoted(value: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
     return f"'{escaped}{trailing * chr(92)}'"
+
+
+@contextlib.contextmanager
+def users_environment() -> Iterator[None]:
+    """While this is open, `os.environ` is for a job's process: without what this one has added for itself."""
+    environment = dict(os.environ)
+    if not FULL_ERROR:
+        os.environ.pop("HYDRA_FULL_ERROR", None)  # of `one_sentence`
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def _fingerprint(config: DictConfig) -> str:
@@ -438,35 +482,47 @@ def _record_time(job: Job) -> int | None:
     return record.stat().st_mtime_ns if record.exists() else None
 
 
-def _end(job: Job, stopping: bool, out_of_memory: bool) -> None:
-    """Sets the state and the cause of a job whose process has ended, and its `run.json` where the job could not."""
-    assert job.process is not None
-    status = job.process.exitcode
-    assert status is not None
-    if status == LOST:
-        _send(job, signal.SIGTERM)  # it may run on, unwatched
-        with contextlib.suppress(SettingError):
-            _wait_for(job.path, time.monotonic() + GRACE)
+def _cause(status: int, out_of_memory: bool) -> str:
+    """What ended a process with this exit status."""
+    if status >= 0:
+        return f"exit status {status}"
+    by_system = " by the system, which was out of memory" if -status == signal.SIGKILL and out_of_memory else ""
+    return f"killed by {signal.Signals(-status).name}{by_system}"
+
+
+def end_job(job: Job, cause: str, stopping: bool) -> None:
+    """Sets the state and the cause of a job that has ended, and its `run.json` where the job could not.
+
+    Args:
+        job: is then completed; or interrupted, where it was asked to stop; or failed.
+        cause: of its end, where it is not completed.
+        stopping: whether it was asked to stop.
+    """
+    job.state = "interrupted" if stopping else "failed"
     try:
         record = read_record(job.path)
     except SettingError as error:
-        job.state, job.cause = "failed", str(error)
-        return
-    if record.get("status") == "completed":
-        job.state = "completed"
-        return
-    cause = f"exit status {status}"
-    if status < 0:
-        cause = f"killed by {signal.Signals(-status).name}"
-        if -status == signal.SIGKILL:
-            cause += " by the system, which was out of memory" if out_of_memory else ""
-    last = _last_line(job)
-    job.state = "interrupted" if stopping else "failed"
-    job.cause = f"{cause}; train.log ends with: {last}" if last else f"{cause}; nothing in train.log"
-    told = record.get("status") in ("failed", "interrupted") and _record_time(job) != job.record_time
-    if not told and (record or not stopping):  # a job that was stopped before it was a run leaves none
-        with contextlib.suppress(SettingError, OSError), RunDirectory(job.path) as run:
-            run.update_record(status=job.state, error=job.cause, epochs=run.epochs_written())
+        job.cause = str(error)
+    else:
+        if record.get("status") == "completed":
+            job.state = "completed"
+        else:
+            last = _last_line(job)
+            job.cause = f"{cause}; train.log ends with: {last}" if last else f"{cause}; nothing in train.log"
+            told = record.get("status") in ("failed", "interrupted") and _record_time(job) != job.record_time
+            if not told and (record or not stopping):  # a job that was stopped before it was a run leaves none
+                with contextlib.suppress(SettingError, OSError), RunDirectory(job.path) as run:
+                    run.update_record(status=job.state, error=job.cause, epochs=run.epochs_written())
+
+
+def say_end(job: Job, stopping: bool, view: SweepView) -> None:
+    """Tells of a job that has ended."""
+    if job.state in ("completed", "pruned"):
+        view.say(f"{job.state} {job.name}{_result(job)}", on_terminal=False)
+    elif stopping:
+        view.say(f"stopped {job.name}{_result(job)}", "yellow", on_terminal=False)
+    else:
+        view.say(f"failed {job.name}: {job.cause}", "red")
 
 
 def _last_line(job: Job) -> str:
@@ -488,13 +544,18 @@ def _run_job(arguments: list[str], log: Path, gpu: str | None) -> None:
     """One job, in its own process: `mnist-train` with these arguments."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C then reaches the sweep's process only, which tells the jobs
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    threading.Thread(target=_stop_without_parent, daemon=True).start()
+    run_here(arguments, log)
+
+
+def run_here(arguments: list[str], log: Path) -> None:
+    """`mnist-train` with these arguments, in this process, which does nothing else; `log` gets its output."""
     # Whatever ends the process is said in train.log, also what no handler of Python's catches.
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     for descriptor, stream in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
         os.dup2(descriptor, stream)
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    threading.Thread(target=_stop_without_parent, daemon=True).start()
     from mnist_mlp.train import main
 
     sys.argv[1:] = arguments

@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -82,6 +82,7 @@ WIDTHS = Rule(
     lambda value: isinstance(value, list) and all(_whole(1).accepts(width) for width in value),
     "a list of whole numbers of at least 1, such as [64,128,64]",
 )
+ONE_DEVICE = "a run uses one device; a sweep puts its runs on several"
 
 # A setting that a user's own backbone, optimizer or scheduler does not have is not asked for.
 RULES: dict[str, Rule] = {
@@ -116,8 +117,8 @@ RULES: dict[str, Rule] = {
         lambda value: value == -1 or _whole(1).accepts(value), "a whole number of at least 1, or -1"
     ),
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),
-    "trainer.devices": Rule(lambda value: value == 1 and _number(value), "1: a run uses one device"),
-    "trainer.strategy": Rule(lambda value: value == "auto", "auto: a run uses one device"),
+    "trainer.devices": Rule(lambda value: value == 1 and _number(value), f"1: {ONE_DEVICE}"),
+    "trainer.strategy": Rule(lambda value: value == "auto", f"auto: {ONE_DEVICE}"),
     "trainer.compile": TRUTH,
     "trainer.deterministic": Rule(lambda value: value == "warn" or isinstance(value, bool), "true, false or warn"),
     "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
@@ -134,6 +135,13 @@ SWEEP_RULES: dict[str, Rule] = {
     "hydra.launcher.jobs": _optional(_whole(1)),
     "hydra.launcher.retries": _whole(0),
     "hydra.launcher.fail_fast": TRUTH,
+    "hydra.launcher.timeout_min": _whole(1),
+    "hydra.launcher.max_num_timeout": _whole(0),
+    "hydra.launcher.signal_delay_s": _whole(1),
+    "hydra.launcher.array_parallelism": _whole(1),
+    "hydra.launcher.cpus_per_task": _optional(_whole(1)),
+    "hydra.launcher.gpus_per_node": _optional(_whole(1)),
+    "hydra.launcher.mem_gb": _optional(ABOVE_ZERO),
 }
 
 # Of a search, which is a sweep too.
@@ -194,12 +202,15 @@ def settle(config: DictConfig) -> None:
 class CheckBeforeRun(Callback):
     """Hydra callback: a single run is checked before Hydra makes its directory, so that a refused one leaves none.
 
-    Of a sweep, its name and its launcher are checked as early; of its jobs, each launcher takes care.
+    Of a sweep, what all its jobs share is checked as early; of what differs between them, each launcher takes care.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
         try:
             check(config, SWEEP_RULES)
+            with suppress(OmegaConfBaseException):  # a setting without a value may get one from each job
+                check(config)
         except SettingError as error:
             end(error)
 

@@ -5,8 +5,11 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-# Ctrl-C, the request to end that systems send, and the one Slurm sends before it requeues a job.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+# Ctrl-C, the request to end that systems send, and the two that Slurm is asked for before a job's time is up: the
+# usual one, and submitit's.
+STOP_SIGNALS = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 
 
 class InterruptionError(RuntimeError):

@@ -14,7 +14,8 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_mlp import launcher
+from mnist_mlp.cluster import RayLauncher, SlurmLauncher
+from mnist_mlp.launcher import ProcessLauncher, register
 from mnist_mlp.report import RememberSweep, summarise
 from mnist_mlp.rundir import DISK_ERRORS, RunDirectory
 from mnist_mlp.settings import (
@@ -41,14 +42,14 @@ def main() -> None:
     with one_sentence():
         refuse_empty_groups(sys.argv[1:])
         sys.argv += name_sweep_jobs(sys.argv[1:])
-        launcher.register()
+        register(ProcessLauncher, SlurmLauncher, RayLauncher)
         try:
             job()
         finally:
             if RememberSweep.directory is not None:
                 with contextlib.suppress(SettingError):  # no job came so far as to leave a record
                     summarise(RememberSweep.directory)
-    if launcher.ProcessLauncher.failed:
+    if ProcessLauncher.failed:
         sys.exit(1)
 
 
@@ -130,6 +131,7 @@ def _fit_and_test(
         os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported
     import torch
     from hydra.utils import instantiate
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import Callback, Trainer
 
     from mnist_mlp.backbone import check_logits
@@ -143,7 +145,7 @@ def _fit_and_test(
     # Adam's moments of a unit that died decay into numbers too small for the format, with which a processor takes many
     # times as long: Network B's epochs would take a quarter longer from the second on.
     torch.set_flush_denormal(True)
-    _check_accelerator(config.trainer.accelerator)
+    check_accelerator(config.trainer.accelerator)
 
     checkpoint = read_checkpoint(run.last, "run_dir") if run.last.exists() else None
     if checkpoint:
@@ -186,7 +188,8 @@ def _fit_and_test(
         **{key: value for key, value in config.trainer.items() if key not in CLASSIFIERS_SETTINGS},
         logger=events.logger if events else False,
         callbacks=[*callbacks, *(instantiate(callback) for callback in config.callbacks.values())],
-        plugins=[DurableCheckpointIO()],
+        # In a job of Slurm's, Lightning would take it for one process of several, and queue it again itself.
+        plugins=[DurableCheckpointIO(), LightningEnvironment()],
         enable_progress_bar=False,  # Lightning's costs time at every step; the recorder shows one per epoch
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -250,7 +253,7 @@ def _make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:
         raise SettingError(setting, name, f"could not be made ({' '.join(str(error).split())})") from error
 
 
-def _check_accelerator(accelerator: str) -> None:
+def check_accelerator(accelerator: str) -> None:
     """Raises: SettingError, where PyTorch has no such device here."""
     from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 

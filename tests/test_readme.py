@@ -56,6 +56,7 @@ def test_every_other_command_is_run_somewhere() -> None:
     assert rest == [
         "mnist-report logs/sweeps/seeds --table",
         "mnist-report logs/sweeps/seeds --watch",
+        "mnist-report logs/sweeps/cluster --table",
         "mnist-report logs/sweeps/seeds",
         "mnist-report logs/sweeps/seeds --output logs/kept",
         "mnist-report logs/sweeps/seeds --readme my_experiments.md",

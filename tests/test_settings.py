@@ -29,7 +29,9 @@ BAD_INPUT = {
     "data.batch_size=0": "data.batch_size=0: must be a whole number of at least 1",
     "optimizer.lr=-0.1": "optimizer.lr=-0.1: must be a number above 0",
     "model.dropout=1": "model.dropout=1: must be a number of at least 0 and below 1",
-    "trainer.devices=2": "trainer.devices=2: must be 1: a run uses one device",
+    "trainer.devices=2": "trainer.devices=2: must be 1: a run uses one device; a sweep puts its runs on several",
+    "trainer.strategy=ddp": "trainer.strategy=ddp: must be auto: a run uses one device; a sweep puts its runs on "
+    "several",
     "threads=0": "threads=0: must be a whole number of at least 1, or null",
     "average=mean": "average=mean: must be one of weighted, macro, micro",
     "run_dir=/dev/null/run": "run_dir=/dev/null/run: cannot be written (Not a directory): choose a directory that you "

@@ -24,7 +24,7 @@ def test_the_first_signal_is_noted_and_handlers_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_the_second_signal_ends_the_process_at_once(signum: signal.Signals) -> None:
     code = (
         "import os, time; from mnist_mlp.signals import StopSignals\n"
