@@ -107,23 +107,28 @@ def serve(directory: Path, port: int) -> None:
         sys.exit(0)
 
 
-def contents(directory: Path) -> str:
-    """What there is to show, and what of it is not: a sentence for each."""
+def event_files(directory: Path) -> dict[Path, list[Path]]:
+    """The event files of each run under `directory`, in order of the runs' paths; a run may have none."""
     from mnist_mlp.runs import find_runs
 
-    runs = list(find_runs(directory))
-    lines = [f"{len(runs)} run{'' if len(runs) == 1 else 's'} under {directory}"]
-    if not runs:
-        lines = [f"There are no runs under {directory} yet: they appear here as they start"]
-    for run in runs:
-        files = sorted(run.glob("tensorboard/**/*tfevents*"))
-        if not files:
-            lines.append(f"{run}: no event files, so it is not shown")
-        lines += [
-            f"{file}: ends within an event, as after a kill or while it is written; what comes before is shown"
-            for file in files
-            if ends_within_an_event(file)
-        ]
+    return {run: sorted(run.glob("tensorboard/**/*tfevents*")) for run in find_runs(directory)}
+
+
+def contents(directory: Path) -> str:
+    """What there is to show, and what of it is not: a sentence for each."""
+    files = event_files(directory)
+    shown, without = sum(map(bool, files.values())), sum(not found for found in files.values())
+    lines = [f"{shown} run{'' if shown == 1 else 's'} under {directory}"]
+    if not shown:
+        lines = [f"There are no runs to show under {directory} yet: they appear here as they start"]
+    if without:
+        lines.append(f"{without} more without event files: not shown")
+    lines += [
+        f"{file}: ends within an event, as after a kill or while it is written; what comes before is shown"
+        for found in files.values()
+        for file in found
+        if ends_within_an_event(file)
+    ]
     return "\n".join(lines)
 
 
@@ -143,12 +148,11 @@ def ends_within_an_event(path: Path) -> bool:
 
 def with_landing(application: WSGI, directory: Path) -> WSGI:
     """TensorBoard's application, with `LANDING` at its root: on the charts, or of many runs on their table."""
-    from mnist_mlp.runs import find_runs
 
     def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environment["PATH_INFO"] != "/" or environment.get("QUERY_STRING"):
             return application(environment, start_response)
-        many = len(list(find_runs(directory))) > SELECTED
+        many = sum(map(bool, event_files(directory).values())) > SELECTED
         page = LANDING.replace("TAB", "hparams" if many else "custom_scalars&_smoothingWeight=0").encode()
         headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(page)))]
         start_response("200 OK", headers)

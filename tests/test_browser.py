@@ -18,8 +18,8 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from mnist_mlp.events import METRICS
-from mnist_mlp.report import find_runs
 from mnist_mlp.rundir import COLUMNS, read_record
+from mnist_mlp.runs import find_runs
 
 pytestmark = pytest.mark.browser
 
