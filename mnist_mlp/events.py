@@ -263,7 +263,7 @@ class Events(Callback):
         """Writes what belongs to the last epoch alone; the classifier has its weights."""
         self._forget(END)
         with self._writer(END) as writer, _random_numbers_kept():
-            if self._between(epoch):
+            if self.images_every and epoch != 1 and epoch % self.images_every != 0:  # else `epoch` has done so
                 self._look(writer, classifier, data, epoch)
             if self.embeddings:
                 with self._attempt("embeddings"):
@@ -274,23 +274,21 @@ class Events(Callback):
     ) -> None:
         """Writes what belongs to the best epoch, and the end of the run; the classifier has the best epoch's weights.
 
+        Its pictures have tags of their own: TensorBoard drops the steps of a tag that an earlier one comes after.
+
         Args:
             epoch: the last one.
             test: metrics of the last epoch's weights on the test set.
         """
         with self._writer(END) as writer, _random_numbers_kept():
-            if best_epoch != epoch and self._between(best_epoch):
-                self._look(writer, classifier, data, best_epoch)
+            if self.images_every:
+                self._look(writer, classifier, data, best_epoch, prefix="best/")
             writer.add(epoch, Summary(value=[Summary.Value(tag="test/accuracy", simple_value=test["accuracy"])]))
             *_, ended = hparams({}, {})
             writer.add(epoch, ended)
 
     def close(self) -> None:
         self.logger.close()
-
-    def _between(self, epoch: int) -> bool:
-        """Whether `epoch` did not write pictures of this epoch, and they are wanted."""
-        return self.images_every is not None and epoch != 1 and epoch % self.images_every != 0
 
     def _look(
         self,
@@ -299,8 +297,9 @@ class Events(Callback):
         data: MNISTDataModule,
         epoch: int,
         logits: Tensor | None = None,
+        prefix: str = "",
     ) -> None:
-        """Pictures and precision-recall curves of the weights that the classifier has now."""
+        """Pictures and precision-recall curves of the weights that the classifier has now; `prefix` is that of tags."""
         images, labels = data.splits["validation"]
         if logits is None:
             logits = _predict(classifier.backbone, InOrder(images, labels, data.eval_batch_size))
@@ -330,12 +329,12 @@ class Events(Callback):
             with self._attempt(f"picture {tag}"):
                 drawn = draw()
                 if drawn is not None:
-                    writer.add(epoch, image(tag, drawn))
+                    writer.add(epoch, image(prefix + tag, drawn))
         with self._attempt("precision-recall curves"):
             writer.add(
                 epoch,
                 *(
-                    pr_curve(f"pr/{digit}", truth == digit, probabilities[:, digit], THRESHOLDS)
+                    pr_curve(f"{prefix}pr/{digit}", truth == digit, probabilities[:, digit], THRESHOLDS)
                     for digit in range(probabilities.shape[1])
                 ),
             )

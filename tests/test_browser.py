@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from conftest import served
@@ -33,10 +34,8 @@ SETTINGS = {
     *("experiment", "model", "hidden widths", "parameters", "dropout", "optimizer", "learning rate", "scheduler"),
     *("batch size", "seed", "epochs"),
 }
-PICTURES = (
-    *("run/architecture", "run/training_images", "weights/first_layer"),
-    *("val/most_confidently_wrong", "val/reliability", "val/confusion_matrix"),
-)
+LOOKS = ("weights/first_layer", "val/most_confidently_wrong", "val/reliability", "val/confusion_matrix")
+PICTURES = ("run/architecture", "run/training_images", *(f"best/{tag}" for tag in LOOKS), *LOOKS)
 WAIT = 60_000  # milliseconds, for a machine with other things to do
 
 
@@ -174,6 +173,11 @@ def test_the_pictures_are_there(
 ) -> None:
     tags: dict[str, list[str]] = page.request.get(f"{address}data/plugin/images/tags").json()
     assert {run: set(found) for run, found in tags.items()} == {run: set(PICTURES) for run in runs}
+    for run, epochs in runs.items():
+        for tag in LOOKS:  # as the server has them: EventAccumulator keeps steps that it drops
+            query = urlencode({"run": run, "tag": tag, "sample": 0})
+            shown = page.request.get(f"{address}data/plugin/images/images?{query}").json()
+            assert [picture["step"] for picture in shown][-1] == epochs, (run, tag)
     open_tab(page, address, "images")
     for tag in PICTURES:
         pictures = found_by(page, f"^{tag}$").locator("tf-image-loader img")
