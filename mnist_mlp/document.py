@@ -466,7 +466,7 @@ def _commands(groups: Sequence[Variant]) -> list[str]:
 
 
 def _readme(evidence: Evidence, claims: Sequence[Claim], pictures: Sequence[Picture]) -> str:
-    """The results in short: the report's runs and ours in one table, two figures, and the verdicts."""
+    """The results in short: the verdicts, the report's runs and ours in one table, and two figures."""
     rows = []
     for own in recorded():
         for column in sources(own, evidence):
@@ -480,16 +480,17 @@ def _readme(evidence: Evidence, claims: Sequence[Claim], pictures: Sequence[Pict
     verdicts = [(plain(claim.title), f"**{claim.verdict}**") for claim in claims]
     return "\n\n".join(
         [
-            "Each of the report's runs (Experiment 1 and 2, Network A and B) by the report's text, by its records, and "
-            "as repeated here: validation metrics, mean ± standard deviation over n seeds. The whole of it, with every "
-            "figure, test and number: [report.md]({directory}/report.md), or `report.html` beside it.",
+            "What the report claims, judged by code from the runs, and below it each of the report's runs (Experiment 1 "
+            "and 2, Network A and B) by the report's text, by its records, and as repeated here: validation metrics, "
+            "mean ± standard deviation over n seeds. The whole of it, with every figure, test and number: "
+            "[report.md]({directory}/report.md), or `report.html` beside it.",
+            *([table(("the report's claim", "verdict"), verdicts)] if verdicts else []),
             table(heading, rows),
             *(
                 f"![{plain(picture.alt)}]({{directory}}/{FIGURES}/{picture.name}.png)\n\n*{picture.caption}*"
                 for picture in pictures
                 if picture.name in README_FIGURES
             ),
-            *([table(("the report's claim", "verdict"), verdicts)] if verdicts else []),
         ]
     )
 

@@ -118,9 +118,10 @@ def configured(experiment: str, model: str) -> Mapping[str, Any] | None:
 
 def changed(run: Run) -> dict[str, Any] | None:
     """The settings that differ from those of its experiment and model, less its seed and place; None where that is no
-    experiment or model of this project's, or where the run lacks one of their settings."""
+    experiment or model of this project's, or where the run lacks one of their settings; one that is newer than the run
+    is null by default, and so was the run."""
     given = configured(str(run.experiment), str(run.model))
-    if given is None or not run.settings or not set(given) <= set(run.settings):
+    if given is None or not run.settings or any(given[name] is not None for name in given.keys() - run.settings.keys()):
         return None
     return {
         name: value
