@@ -480,9 +480,9 @@ def _readme(evidence: Evidence, claims: Sequence[Claim], pictures: Sequence[Pict
     verdicts = [(plain(claim.title), f"**{claim.verdict}**") for claim in claims]
     return "\n\n".join(
         [
-            "What the report claims, judged by code from the runs, and below it each of the report's runs (Experiment 1 "
-            "and 2, Network A and B) by the report's text, by its records, and as repeated here: validation metrics, "
-            "mean ± standard deviation over n seeds. The whole of it, with every figure, test and number: "
+            "What the report claims, judged by code from the runs, and below it each of the report's runs (Experiments "
+            "1 and 2, Networks A and B) by the report's text, by its records, and as repeated here: validation "
+            "metrics, mean ± standard deviation over n seeds. The whole of it, with every figure, test and number: "
             "[report.md]({directory}/report.md), or `report.html` beside it.",
             *([table(("the report's claim", "verdict"), verdicts)] if verdicts else []),
             table(heading, rows),

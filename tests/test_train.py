@@ -341,9 +341,9 @@ def test_help_configuration_and_completion_do_not_import_torch(command: Command,
     assert not {"torch", "lightning", "tensorboard"} & imported
 
 
-def test_help_shows_groups_and_three_examples(command: Command) -> None:
+def test_help_shows_groups_and_four_examples(command: Command) -> None:
     text = command("mnist-train", "--help").stdout
-    assert text.partition("Groups")[0].count("\n  mnist-train ") == 3
+    assert text.partition("Groups")[0].count("\n  mnist-train ") == 4
     for option in ("dropout_as_intended", "network_b", "kmnist", "cosine"):
         assert option in text
 
