@@ -75,10 +75,9 @@ class ProcessLauncher(Launcher):
     @staticmethod
     def check(config: DictConfig) -> None:
         """Raises: SettingError, where this machine cannot run the jobs of a sweep, by what they share."""
-        if config.trainer.accelerator not in ("auto", "cpu"):
-            from mnist_mlp.train import check_accelerator
+        from mnist_mlp.train import check_accelerator
 
-            check_accelerator(config.trainer.accelerator)
+        check_accelerator(config.trainer.accelerator)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config

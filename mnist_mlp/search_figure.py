@@ -98,7 +98,7 @@ def _points(axes: Axes, trials: Mapping[int, FrozenTrial], places: Sequence[floa
         name, colour, marker = ENDS[trial.state]
         value = worst if trial.value is None else sign * trial.value
         if value < worst:
-            name, marker, value = f"{name}, further off", "v" if higher else "^", worst
+            name, marker, value = f"{name}, further off", "v" if higher else "^", worst - margin
         points.setdefault((name, colour, marker), []).append((place, sign * value))
     for (name, colour, marker), positions in points.items():
         x, y = zip(*positions, strict=True)

@@ -118,6 +118,7 @@ RULES: dict[str, Rule] = {
     ),
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": Rule(lambda value: value == 1 and _number(value), f"1: {ONE_DEVICE}"),
+    "trainer.num_nodes": Rule(lambda value: value == 1 and _number(value), f"1: {ONE_DEVICE}"),
     "trainer.strategy": Rule(lambda value: value == "auto", f"auto: {ONE_DEVICE}"),
     "trainer.compile": TRUTH,
     "trainer.deterministic": Rule(lambda value: value == "warn" or isinstance(value, bool), "true, false or warn"),

@@ -99,6 +99,9 @@ def train(config: DictConfig) -> dict[str, Any]:
         NonFiniteLossError: a loss became NaN or infinite; the run is marked failed, with what was written kept.
     """
     settle(config)
+    if config.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported
+    check_accelerator(config.trainer.accelerator)  # before there is a directory
     with (
         disk_errors(config.run_dir),
         RunDirectory(Path(config.run_dir)) as run,
@@ -127,8 +130,6 @@ def train(config: DictConfig) -> dict[str, Any]:
 def _fit_and_test(
     config: DictConfig, run: RunDirectory, signals: StopSignals, opened: contextlib.ExitStack
 ) -> dict[str, Any]:
-    if config.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported
     import torch
     from hydra.utils import instantiate
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -145,7 +146,6 @@ def _fit_and_test(
     # Adam's moments of a unit that died decay into numbers too small for the format, with which a processor takes many
     # times as long: Network B's epochs would take a quarter longer from the second on.
     torch.set_flush_denormal(True)
-    check_accelerator(config.trainer.accelerator)
 
     checkpoint = read_checkpoint(run.last, "run_dir") if run.last.exists() else None
     if checkpoint:
@@ -255,6 +255,8 @@ def _make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:
 
 def check_accelerator(accelerator: str) -> None:
     """Raises: SettingError, where PyTorch has no such device here."""
+    if accelerator in ("auto", "cpu"):
+        return  # without the seconds that an import takes
     from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
     cuda, mps = CUDAAccelerator.is_available(), MPSAccelerator.is_available()

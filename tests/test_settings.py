@@ -36,14 +36,15 @@ BAD_INPUT = {
     "average=mean": "average=mean: must be one of weighted, macro, micro",
     "run_dir=/dev/null/run": "run_dir=/dev/null/run: cannot be written (Not a directory): choose a directory that you "
     "can write to",
+    "trainer.accelerator=gpu": "trainer.accelerator=gpu: PyTorch finds no such device on this machine: use cpu, "
+    "or auto",
+    "+trainer.num_nodes=2": "trainer.num_nodes=2: must be 1: a run uses one device; a sweep puts its runs on several",
 }
 # These are known only once torch is there.
 LATER_BAD_INPUT = {
     "data.batch_size=57001": "data.batch_size=57001: must be at most the 57,000 training images",
     "data.root=/nowhere": "data.root=/nowhere: has no MNIST/raw/t10k-images-idx3-ubyte: give a root that does, or set "
     "data.download=true",
-    "trainer.accelerator=gpu": "trainer.accelerator=gpu: PyTorch finds no such device on this machine: use "
-    "cpu, or auto",
     "+trainer.foo=3": "trainer=Trainer: could not be made (Trainer.__init__() got an unexpected keyword argument "
     "'foo')",
     "+optimizer.betas=3": "optimizer=Adam: could not be made ('int' object is not subscriptable)",
@@ -58,7 +59,7 @@ LATER_BAD_INPUT = {
 
 @pytest.mark.parametrize("override", BAD_INPUT)
 def test_bad_input_is_one_sentence_and_leaves_nothing(command: Command, tmp_path: Path, override: str) -> None:
-    done = command("mnist-train", override)
+    done = command("mnist-train", override, CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", BAD_INPUT[override] + "\n")
     assert not list(tmp_path.iterdir())
 
