@@ -251,6 +251,9 @@ class Sheet:
                 self.lacks(f"two seeds or more of {one}" + (f" and of {case}" if case else ""))
             return
         interval = found.difference
+        if test and found.epochs < 2 * TAIL:  # an end that is not apart from the beginning says nothing
+            self.lacks(f"runs of {2 * TAIL} epochs or more")
+            test = None
         if test:
             self.p_values.append(interval.p)
         spreads = [f"{form(values.mean())} ± {form(values.std(ddof=1))}" for values in (found.ones, found.others)]

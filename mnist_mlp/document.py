@@ -450,13 +450,14 @@ def _commands(groups: Sequence[Variant]) -> list[str]:
     for group, epochs, found in rows[:MOST_ROWS]:
         lines += [f"# {control(group.label)}: {epochs} epochs, n = {len(found)}"]
         lines += [control(again) for again in [command(found)] if again]
-        lines += [control(shlex.join(["mnist-rerun", found[0].name]))]
+        lines += [control(f"mnist-rerun DIR/{shlex.quote(found[0].name)}")]
     left_out = [f"{len(rows) - MOST_ROWS} more rows are left out."] if len(rows) > MOST_ROWS else []
     return (
         [
             "## To repeat it",
             "For each row of the table of all runs: what trains its runs again, and what repeats the first of them "
-            "from its record and compares every bit. Paths are relative to this file's directory.",
+            "from its record and compares every bit. DIR is this file's directory, as seen from where you are; the "
+            "rerun goes to logs/runs there.",
             "```sh\n" + "\n".join(lines) + "\n```",
             *left_out,
         ]

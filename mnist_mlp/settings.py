@@ -219,6 +219,10 @@ class CheckBeforeRun(Callback):
         HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
         try:
             check(config)
+            if "accelerator" in config.get("trainer", {}):
+                from mnist_mlp.train import check_accelerator
+
+                check_accelerator(config.trainer.accelerator)
             make_directory(Path(config.run_dir))
         except (SettingError, OmegaConfBaseException) as error:
             end(error)  # by SystemExit: of any other exception Hydra makes a warning

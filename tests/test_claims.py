@@ -138,6 +138,16 @@ def test_both_networks_must_rise(tmp_path: Path) -> None:
     assert verdict(tmp_path, "baseline_rises") == "does not hold"
 
 
+def test_runs_whose_end_overlaps_their_beginning_decide_nothing(tmp_path: Path) -> None:
+    for seed in range(3):
+        for case in (A, B):
+            make_run(tmp_path, *case, seed, epochs=9, val_loss=np.linspace(0.2, 0.1, 9))
+    claim = judged(tmp_path, "baseline_rises")
+    assert claim.verdict == "undecided"
+    assert claim.missing == ("runs of 10 epochs or more",)
+    assert claim.p_values == ()
+
+
 def reproduce(root: Path, experiment: int, **changes: Callable[[np.ndarray], np.ndarray]) -> None:
     """Long runs through the recorded points, Network B's changed."""
     for network in "AB":

@@ -133,7 +133,7 @@ def test_every_run_is_in_the_table_and_can_be_repeated(paper: Path, kept: Path) 
         ["baseline, B", "12", "1"],
     ]
     assert len(rows) == 12
-    assert "mnist-rerun seeds/experiment=dropout_as_run,model=network_a,seed=0\n" in text
+    assert "mnist-rerun DIR/seeds/experiment=dropout_as_run,model=network_a,seed=0\n" in text
     again = re.search(r"^mnist-train (-m experiment=dropout_as_intended .*)$", text, re.MULTILINE)
     assert again is not None
     assert again[1] == "-m experiment=dropout_as_intended model=network_a seed=0,1,2 trainer.max_epochs=6"
