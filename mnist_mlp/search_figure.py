@@ -96,8 +96,8 @@ def _points(axes: Axes, trials: Mapping[int, FrozenTrial], places: Sequence[floa
     points: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for place, trial in zip(places, trials.values(), strict=True):
         name, colour, marker = ENDS[trial.state]
-        value = worst if trial.value is None else sign * trial.value
-        if value < worst:
+        value = worst - margin if trial.value is None else sign * trial.value  # on the edge, which is no value
+        if trial.value is not None and value < worst:
             name, marker, value = f"{name}, further off", "v" if higher else "^", worst - margin
         points.setdefault((name, colour, marker), []).append((place, sign * value))
     for (name, colour, marker), positions in points.items():

@@ -1,6 +1,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from matplotlib.axes import Axes
 from optuna import create_study
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -35,12 +36,13 @@ def test_every_trial_is_where_its_values_are() -> None:
         trial(7e-3, 64, 0.1),  # far from the others
     ]
     history, rate, batch_size = draw(create_study(direction="maximize"), "val/accuracy", trials).axes
-    worst = 0.95 - 1.5 * (0.95 - 0.8)
+    edge, _ = history.get_ylim()
+    assert edge == pytest.approx(0.95 - 1.06 * 1.5 * (0.95 - 0.8))
     assert points(history) == {
         "complete": [[0, 0.9], [4, 0.95], [5, 0.91]],
-        "failed": [[1, worst]],
+        "failed": [[1, edge]],
         "pruned": [[2, 0.8]],
-        "complete, further off": [[6, worst]],
+        "complete, further off": [[6, edge]],
     }
     assert points(rate)["complete"] == [[1e-3, 0.9], [5e-3, 0.95], [6e-3, 0.91]]
     assert points(batch_size)["complete"] == [[0, 0.9], [1, 0.95], [1, 0.91]]
