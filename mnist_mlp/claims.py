@@ -69,13 +69,8 @@ class Claim:
     p_values: tuple[float, ...] = ()
 
 
-def judge(runs: Sequence[Run]) -> list[Claim]:
-    """Every claim, in the order of the report; undecided where the runs that it takes are not there, which it says.
-
-    Raises:
-        SettingError: a `metrics.csv` is damaged.
-    """
-    evidence = Evidence(runs)
+def judge(evidence: Evidence) -> list[Claim]:
+    """Every claim, in the order of the report; undecided where the runs that it takes are not there, which it says."""
     return [claim(evidence) for claim in CLAIMS]
 
 

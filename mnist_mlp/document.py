@@ -86,7 +86,7 @@ def compose(runs: Sequence[Run], varied: Mapping[str, Mapping[str, Any]]) -> Rep
     usable = [run for run in theirs if run.completed and not damage(run)]
     evidence = Evidence(usable)
     shown = gallery(groups, evidence if theirs else None)
-    claims = judge(usable) if theirs else []
+    claims = judge(evidence) if theirs else []
     title = "The report, reproduced and judged" if claims else "Runs"
     blocks = [
         f"# {title}",

@@ -60,6 +60,9 @@ class Evidence:
 
     Args:
         runs: any runs; a run that lies in two directories counts once.
+
+    Raises:
+        SettingError: a `metrics.csv` is damaged.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:

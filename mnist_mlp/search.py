@@ -306,8 +306,10 @@ class Search:
         import optuna
         from optuna.trial import TrialState
 
+        if not self.settings.prune:
+            return False
         values = objective_values(job.path, self.settings.objective)
-        if not self.settings.prune or len(values) == self._seen.get(job.name, 0):
+        if len(values) == self._seen.get(job.name, 0):
             return False
         trial = trials_of(self.study)[job.name]
         pruner = optuna.pruners.MedianPruner(

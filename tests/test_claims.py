@@ -12,7 +12,7 @@ from made_runs import make_run
 
 from mnist_mlp import claims
 from mnist_mlp.claims import CLAIMS, Claim, judge, learning_rates, several_tests
-from mnist_mlp.evidence import Interval
+from mnist_mlp.evidence import Evidence, Interval
 from mnist_mlp.records import recorded
 from mnist_mlp.runs import read_runs
 
@@ -26,7 +26,7 @@ def verdict(root: Path, key: str) -> str:
 
 
 def judged(root: Path, key: str) -> Claim:
-    return next(claim for claim in judge(read_runs(root)) if claim.key == key)
+    return next(claim for claim in judge(Evidence(read_runs(root))) if claim.key == key)
 
 
 def curve(experiment: int, network: str, column: str) -> np.ndarray:
@@ -50,7 +50,7 @@ OUTCOMES = [(ABOVE, "holds"), (BELOW, "does not hold"), (ACROSS, "undecided"), (
 
 def test_without_runs_every_claim_of_them_is_open_and_says_what_is_missing(tmp_path: Path) -> None:
     make_run(tmp_path, *A, status="running")
-    found = judge(read_runs(tmp_path))
+    found = judge(Evidence(read_runs(tmp_path)))
     assert len(found) == len(CLAIMS) == len({claim.key for claim in found})
     for claim in found:
         # Of the scheduler PyTorch itself speaks, whatever ran here.

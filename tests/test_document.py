@@ -15,7 +15,7 @@ from conftest import Command
 from omegaconf import OmegaConf
 
 from mnist_mlp import document
-from mnist_mlp.evidence import EXPERIMENTS, MODELS
+from mnist_mlp.evidence import EXPERIMENTS, MODELS, Evidence
 from mnist_mlp.report import report, results, varied
 from mnist_mlp.rundir import COLUMNS, metrics_csv
 from mnist_mlp.runs import read_runs
@@ -146,7 +146,7 @@ def test_the_verdicts_are_those_of_the_claims(kept: Path) -> None:
 
     text = (kept / "report.md").read_text()
     rows = rows_after(text, "## Verdicts")[2:]
-    claims = judge(read_runs(kept))
+    claims = judge(Evidence(read_runs(kept)))
     assert [row[1] for row in rows] == [f"**{claim.verdict}**" for claim in claims]
     for number, claim in enumerate(claims, 1):
         section = text.partition(f"\n### {number}. ")[2].partition("\n### ")[0]
