@@ -29,7 +29,7 @@ from torchmetrics.classification import (
 from mnist_mlp.compiled import STEPS_PER_GRAPH, CompiledSteps
 from mnist_mlp.datamodule import Batch, InOrder, MNISTDataModule
 from mnist_mlp.seeds import stream_seed
-from mnist_mlp.settings import RULES, NonFiniteLossError, SettingError, flatten, spelled
+from mnist_mlp.settings import RULES, NonFiniteLossError, SettingError, spelled
 
 # Lightning announces devices, limits and its own cloud at every run; what a user must know comes as a warning.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -267,9 +267,11 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
     whole = isinstance(recorded, dict) and all(isinstance(recorded.get(key), kind) for key, kind in kinds.items())
     if not whole or not isinstance(content.get("state_dict"), dict) or not isinstance(content.get("epoch"), int):
         raise SettingError(setting, path, "is not a checkpoint of mnist-train")
-    for name, value in flatten(recorded).items():
-        if name in RULES and not RULES[name].accepts(value):
-            raise SettingError(setting, path, f"records {name}={spelled(value)}, which must be {RULES[name].wanted}")
+    for name, rule in RULES.items():
+        node, _, leaf = name.rpartition(".")
+        group = dict(recorded or {}).get(node) if node else recorded
+        if isinstance(group, dict) and leaf in group and not rule.accepts(group[leaf]):
+            raise SettingError(setting, path, f"records {name}={spelled(group[leaf])}, which must be {rule.wanted}")
     return dict(content)
 
 

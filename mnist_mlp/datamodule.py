@@ -18,7 +18,7 @@ from torchvision import datasets
 
 from mnist_mlp.rundir import durable_write
 from mnist_mlp.seeds import stream_seed
-from mnist_mlp.settings import SettingError
+from mnist_mlp.settings import DATA_FILES, RULES, SettingError
 
 Split = Literal["train", "validation", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -35,7 +35,6 @@ SHIPPED_SHA256 = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
 }
-FILES = tuple(name.removesuffix(".gz") for name in SHIPPED_SHA256)
 
 # Minibatches handed to one training_step call. Lightning's work around a call (hooks, progress, transfer) is
 # then paid once in 64 optimizer steps, while a step's images still fit into a core's cache when they are gathered.
@@ -110,7 +109,7 @@ class MNISTDataModule(LightningDataModule):
             files that ship with the package (MNIST), or a directory in the user's cache (the others).
         download: let torchvision fetch what `root` lacks.
         mirror: the URL that holds the four `.gz` files, in place of torchvision's own list.
-        sha256: the unpacked files' expected SHA-256 by name; None accepts any.
+        sha256: the expected SHA-256 of each of the four unpacked files, by name; None accepts any.
         mean, std: of the pixels, scaled to 0..1; None computes both from the 60,000 official training images.
         test_size: how many of the official training images become the test set; the rest is trained on.
         validation_size: how many of that rest are not trained on but become the validation set; None: the official test
@@ -126,8 +125,8 @@ class MNISTDataModule(LightningDataModule):
         data_sha256: after `setup`: SHA-256 of what `sha256sum` prints for the four unpacked files in name order.
 
     Raises:
-        SettingError: from `setup`, where the files are missing, altered or not of this shape, or where the split or
-            the batch does not fit them.
+        SettingError: `dataset` or `sha256` cannot be used; or, from `setup`, the files are missing, altered or not of
+            this shape, or the split or the batch does not fit them.
     """
 
     def __init__(
@@ -149,6 +148,9 @@ class MNISTDataModule(LightningDataModule):
         super().__init__()
         if dataset not in FAMILIES:
             raise SettingError("data.dataset", dataset, f"must be one of {', '.join(FAMILIES)}")
+        hashes = RULES["data.sha256"]
+        if not hashes.accepts(dict(sha256) if isinstance(sha256, Mapping) else sha256):
+            raise SettingError("data.sha256", sha256, f"must be {hashes.wanted}")
         self.dataset, self.root, self.download, self.mirror = dataset, root, download, mirror
         self.sha256, self.mean, self.std = dict(sha256) if sha256 else None, mean, std
         self.test_size, self.validation_size, self.split_seed, self.seed = test_size, validation_size, split_seed, seed
@@ -231,7 +233,7 @@ class MNISTDataModule(LightningDataModule):
         elif self.download:
             self._download(root)
         raw = root / self.dataset / "raw"
-        for name in FILES:
+        for name in DATA_FILES:
             if not (raw / name).is_file():
                 remedy = "unpack the .gz that is there" if (raw / f"{name}.gz").is_file() else "set data.download=true"
                 where = "" if self.root is not None else f"{root} "
@@ -241,19 +243,19 @@ class MNISTDataModule(LightningDataModule):
                     f"{where}has no {self.dataset}/raw/{name}: give a root that does, or {remedy}",
                 )
         try:
-            digests = {name: file_sha256(raw / name) for name in FILES}
+            digests = {name: file_sha256(raw / name) for name in DATA_FILES}
         except OSError as error:
             raise SettingError("data.root", root, f"cannot be read ({error.strerror})") from error
-        for name, expected in (self.sha256 or {}).items():
-            if digests.get(name) != expected and shipped:
+        for name, expected in ((name, self.sha256[name]) for name in DATA_FILES if self.sha256):
+            if digests[name] != expected and shipped:
                 (raw / name).unlink()  # the cache was altered: unpack that file again
                 _unpack_shipped(raw)
                 digests[name] = file_sha256(raw / name)
-            if digests.get(name) != expected:
+            if digests[name] != expected:
                 raise SettingError(
                     "data.root",
                     root,
-                    f"{self.dataset}/raw/{name} is truncated or altered (SHA-256 {digests.get(name)}, expected "
+                    f"{self.dataset}/raw/{name} is truncated or altered (SHA-256 {digests[name]}, expected "
                     f"{expected}): restore it, or set data.sha256=null to use a version of your own",
                 )
         listing = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
@@ -268,7 +270,7 @@ class MNISTDataModule(LightningDataModule):
         except OSError as error:
             raise SettingError("data.root", root, f"cannot be written ({error.strerror})") from error
         with FileLock(raw / ".download.lock"):  # of several processes started at once, one downloads
-            if all((raw / name).is_file() for name in FILES):
+            if all((raw / name).is_file() for name in DATA_FILES):
                 return
             family = FAMILIES[self.dataset]
             if self.mirror is not None:

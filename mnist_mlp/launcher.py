@@ -36,7 +36,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from mnist_mlp.report import RememberSweep
 from mnist_mlp.rundir import PLACES, RunDirectory, other_settings, read_record, was_run_with
 from mnist_mlp.search import Search
-from mnist_mlp.settings import FULL_ERROR, SettingError, end, flatten, load_yaml, settle, without_hydra
+from mnist_mlp.settings import FULL_ERROR, SettingError, end, flatten, load_yaml, refuse_derived, settle, without_hydra
 from mnist_mlp.signals import StopSignals
 from mnist_mlp.study import STUDY
 from mnist_mlp.sweep_view import Job, SweepView, last_row
@@ -164,6 +164,7 @@ class ProcessLauncher(Launcher):
         name = name or str(config.hydra.sweep.subdir) or "run"
         path = directory / name
         settings = without_hydra(config)
+        refuse_derived(settings, config.hydra)
         settings.run_dir = str(path)
         settle(settings)
         widths = settings.model.get("hidden") or []

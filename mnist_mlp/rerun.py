@@ -4,22 +4,30 @@ import argparse
 import csv
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.rundir import COLUMNS, other_settings, read_record
-from mnist_mlp.settings import SettingError, check, flatten, load_yaml, one_sentence, spelled
+from mnist_mlp.settings import DERIVED, RULES, SettingError, check, flatten, load_yaml, one_sentence, spelled
 from mnist_mlp.signals import InterruptionError
 from mnist_mlp.train import train
 
 # What an epoch must repeat, causes first: a changed rate is named as such, not by the loss that it led to.
 REPEATED = ("lr", *(column for column in COLUMNS if column not in ("epoch", "lr", "seconds")))
 RESULTS = ("epochs", "best", "weights_sha256", "test")
+# What a recorded configuration may have built unasked: parts of PyTorch and of this package, and callbacks that take no
+# path. A user's own classes, which may do anything, take --trust.
+BUILT = (
+    r"mnist_mlp\.backbone\.MLP|mnist_mlp\.datamodule\.MNISTDataModule"
+    r"|torch\.nn\.[A-Z]\w*|torch\.optim\.[A-Z]\w*|torch\.optim\.lr_scheduler\.[A-Z]\w*"
+    r"|lightning\.pytorch\.callbacks\.(EarlyStopping|LearningRateMonitor|StochasticWeightAveraging)"
+)
 CIRCUMSTANCES = ("data_sha256", "versions", "device", "threads", "git")
 
 
@@ -37,13 +45,18 @@ def main() -> None:
     parser.add_argument(
         "--run-dir", metavar="PATH", type=Path, help="of the rerun (default: under logs/runs, named for RUN_DIR)"
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="build every class that config.yaml names, not only this package's and PyTorch's, and go where it says",
+    )
     arguments = parser.parse_intermixed_args()
     sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_sentence():
         place = arguments.run_dir or default_place(arguments.run)
         try:
-            identical, lines = rerun(arguments.run, place, arguments.epochs, arguments.overrides)
+            identical, lines = rerun(arguments.run, place, arguments.epochs, arguments.overrides, arguments.trust)
         except InterruptionError as error:
             print(f"{place}: {error}; the same command with --run-dir {place} continues it", file=sys.stderr)
             sys.exit(error.exit_status)
@@ -57,7 +70,7 @@ def default_place(run: Path) -> Path:
 
 
 def rerun(
-    run: Path, place: Path, epochs: int | None = None, overrides: list[str] | None = None
+    run: Path, place: Path, epochs: int | None = None, overrides: list[str] | None = None, trust: bool = False
 ) -> tuple[bool, list[str]]:
     """Repeats a run as `train` would, and compares.
 
@@ -67,6 +80,7 @@ def rerun(
         epochs: how many to repeat; None for all that are complete.
         overrides: recorded settings to change; `seed` takes `data.seed` with it. What else was computed from another
             setting, such as a cosine schedule's length from `trainer.max_epochs`, stays as recorded.
+        trust: build whatever the recorded configuration names, and go where it says.
 
     Returns:
         Whether everything compared is the same, and the lines that say so: first what was compared or the first
@@ -77,6 +91,8 @@ def rerun(
         InterruptionError: a signal asked the rerun to stop.
     """
     config, record, rows = load_yaml(run / "config.yaml", "RUN_DIR"), read_record(run), _read_rows(run)
+    if not trust:
+        refuse_untrusted(config, run)
     check(config)
     if place.resolve().is_relative_to(run.resolve()):
         raise SettingError("--run-dir", place, f"must lie outside {run}, which is only read")
@@ -92,6 +108,8 @@ def rerun(
     for setting, value in flatten(changed).items():
         if setting not in flatten(config):
             raise SettingError(setting, value, f"there is no setting {setting} in {run / 'config.yaml'}")
+        if setting in DERIVED:
+            raise SettingError(setting, value, "is the run's name: change what it names")
         if setting == "run_dir":
             raise SettingError(setting, value, "say where the rerun goes with --run-dir")
     if "seed" in changed and config.data.get("seed") == config.seed:
@@ -118,6 +136,37 @@ def rerun(
     lines += [f"  {line}" for line in _differences(record, again, CIRCUMSTANCES)]
     lines += _uncommitted(run, place, record)
     return difference is None, list(dict.fromkeys(lines))  # `threads` is a setting and a circumstance
+
+
+def refuse_untrusted(config: DictConfig, run: Path) -> None:
+    """Refuses a recorded configuration that would act beyond training a network from PyTorch's parts.
+
+    Raises:
+        SettingError: it builds something that is not on the closed list, would download to or from a place of its own,
+            has text where the Trainer might take a path, or asks for the environment by an interpolation.
+    """
+    container: Any = OmegaConf.to_container(config, resolve=False)
+
+    def refuse(what: str) -> NoReturn:
+        problem = f"its config.yaml {what}: add --trust if you know who wrote it"
+        raise SettingError("RUN_DIR", run, problem)
+
+    def walk(node: Any, name: str) -> None:
+        children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        for key, value in children:
+            walk(value, f"{name}.{key}".lstrip("."))
+            if key == "_target_" and not re.fullmatch(BUILT, str(value)):
+                refuse(f"builds {value}, which may do anything")
+        if isinstance(node, str) and "${" in node:
+            refuse(f"has {name}={node}, which a run's record does not leave open")
+
+    walk(container, "")
+    for name, value in flatten(container.get("trainer") or {}).items():
+        if isinstance(value, str) and f"trainer.{name}" not in RULES:
+            refuse(f"has trainer.{name}={value}, which may be a path")
+    data = container.get("data") or {}
+    if data.get("mirror") is not None or (data.get("download") and data.get("root") is not None):
+        refuse("has images downloaded from or to a place that it names")
 
 
 def _read_rows(run: Path) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mnist_mlp.rundir import read_record
-from mnist_mlp.settings import SettingError, flatten
+from mnist_mlp.settings import SettingError, flatten, name_network
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,9 @@ class Run:
 
     @property
     def model(self) -> Any:
-        return self.record.get("model")
+        """Its network's name; of a record that calls one network by another's name, what was built."""
+        label = self.record.get("model")
+        return name_network(label, self.settings) if isinstance(label, str) else label
 
     @property
     def seed(self) -> Any:

@@ -11,18 +11,21 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import yaml
 from hydra import compose, initialize_config_module
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 YAML_NAMES = {"null": None, "true": True, "false": False}
 
@@ -82,6 +85,21 @@ WIDTHS = Rule(
     lambda value: isinstance(value, list) and all(_whole(1).accepts(width) for width in value),
     "a list of whole numbers of at least 1, such as [64,128,64]",
 )
+# The four files of a family, unpacked, in the order of their names: what `data.sha256` may speak of.
+DATA_FILES = (
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+)
+HASHES = Rule(
+    lambda value: (
+        isinstance(value, dict)
+        and sorted(map(str, value)) == list(DATA_FILES)
+        and all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in value.values())
+    ),
+    f"the SHA-256 of each of {', '.join(DATA_FILES)}",
+)
 ONE_DEVICE = "a run uses one device; a sweep puts its runs on several"
 
 # A setting that a user's own backbone, optimizer or scheduler does not have is not asked for.
@@ -96,6 +114,7 @@ RULES: dict[str, Rule] = {
     ),
     "data.root": _optional(TEXT),
     "data.download": TRUTH,
+    "data.sha256": _optional(HASHES),
     "data.mirror": _optional(_matching("(https?|ftp|file)://.+", "a URL, such as https://example.org/mnist")),
     "data.mean": _optional(NUMBER),
     "data.std": _optional(ABOVE_ZERO),
@@ -167,6 +186,54 @@ BACKPROP_RULES: dict[str, Rule] = {
 }
 
 
+# Settings that follow from a group's option, and the group. A value of their own would be a label on another run.
+DERIVED = {"experiment": "experiment", "network": "model"}
+
+
+def refuse_derived(config: DictConfig, hydra: DictConfig | HydraConf) -> None:
+    """Refuses a name of one's own for what was chosen from a group.
+
+    Args:
+        config: the settings.
+        hydra: Hydra's own node of the same composition, which knows the options chosen.
+
+    Raises:
+        SettingError: a derived setting was given, or is not the name of its group's option.
+    """
+    for setting, group in DERIVED.items():
+        problem = f"follows from {group}=NAME, which chooses what is run: leave it out"
+        for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+            if override.key_or_group == setting != group:
+                raise SettingError(setting, str(override.input_line).partition("=")[2], problem)
+        if setting in config and config[setting] != hydra.runtime.choices.get(group):
+            raise SettingError(setting, config[setting], problem)
+
+
+@cache
+def _network_file(name: str) -> Mapping[str, Any] | None:
+    """The package's own `conf/model/NAME.yaml`; None where there is none."""
+    file = files("mnist_mlp.conf") / "model" / f"{name}.yaml"
+    return yaml.safe_load(file.read_text()) if re.fullmatch(r"\w+", name) and file.is_file() else None
+
+
+def name_network(label: str, settings: Mapping[str, Any]) -> str:
+    """What a network is called: `label`, unless that is one of this package's networks and this one has other layers.
+
+    Args:
+        label: the name of the file in `conf/model/` that was chosen.
+        settings: of the run, flat.
+
+    Returns:
+        `label`, or such as `MLP 32-32`: the class and the widths of what was built.
+    """
+    file = _network_file(label)
+    target, hidden = settings.get("model._target_"), settings.get("model.hidden")
+    if file is None or target is None or (file["_target_"], file["hidden"]) == (target, hidden):
+        return label
+    widths = "-".join(map(str, hidden)) if isinstance(hidden, list) else ""
+    return f"{str(target).rpartition('.')[2]} {widths}".strip()
+
+
 def check(config: DictConfig, rules: Mapping[str, Rule] = RULES) -> None:
     """Checks every setting that has a rule.
 
@@ -209,6 +276,8 @@ class CheckBeforeRun(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
         try:
+            refuse_derived(config, config.hydra)
+            name_sweep_jobs(config)
             check(config, SWEEP_RULES)
             with suppress(OmegaConfBaseException):  # a setting without a value may get one from each job
                 check(config)
@@ -218,6 +287,7 @@ class CheckBeforeRun(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
         try:
+            refuse_derived(config, config.hydra)
             check(config)
             if "accelerator" in config.get("trainer", {}):
                 from mnist_mlp.train import check_accelerator
@@ -254,7 +324,7 @@ def load_yaml(path: Path, setting: str) -> DictConfig:
         config = OmegaConf.load(path)
     except OSError as error:
         raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise SettingError(setting, path, f"is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, DictConfig) or config.is_empty():
         raise SettingError(setting, path, "holds no settings")
@@ -269,6 +339,8 @@ def compose_config(overrides: list[str], application: str = "train") -> DictConf
     HydraConfig.instance().set_config(config)  # what ${hydra:...} looks at
     try:
         settings = without_hydra(config)
+        if application == "train":
+            refuse_derived(settings, config.hydra)
         OmegaConf.resolve(settings)
     finally:
         HydraConfig.instance().cfg = None
@@ -287,16 +359,16 @@ def refuse_empty_groups(arguments: list[str]) -> None:
             raise SettingError(found[1], None, "is a group: choose one of its options, which --help lists")
 
 
-def name_sweep_jobs(arguments: list[str]) -> list[str]:
-    """What to add to the arguments of `mnist-train`, so that a sweep's jobs are named for what the sweep varies.
+def name_sweep_jobs(config: DictConfig) -> None:
+    """Has a sweep's jobs named for what the sweep varies.
 
-    Hydra's override_dirname lists every override, in alphabetical order; those with a single value are left out.
+    Hydra's override_dirname lists every override, in alphabetical order; this leaves out those with a single value. It
+    changes the overrides that Hydra has noted, from which it composes each job.
     """
-    if not {"-m", "--multirun"} & set(arguments):
-        return []
-    texts = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    fixed = [o.key_or_group for o in OverridesParser.create().parse_overrides(texts) if not o.is_sweep_override()]
-    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
+    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    fixed = [override.key_or_group for override in overrides if not override.is_sweep_override()]
+    with read_write(config.hydra):
+        config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]")
 
 
 # Set by the user to see tracebacks; read once, because `one_sentence` sets it for Hydra.

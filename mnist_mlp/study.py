@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_mlp.rundir import PLACES, durable_write, read_record
-from mnist_mlp.settings import flatten, load_yaml
+from mnist_mlp.settings import SettingError, flatten, load_yaml
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -43,8 +44,16 @@ def close(storage: "RDBStorage") -> None:
 
 
 def trials_of(study: "Study") -> "dict[str, FrozenTrial]":
-    """The trials by their directories' names; of one that failed and was tried again, the last try."""
-    return {trial.user_attrs[DIRECTORY]: trial for trial in study.get_trials(deepcopy=False)}
+    """The trials by their directories' names; of one that failed and was tried again, the last try.
+
+    Raises:
+        SettingError: a name is not one that a search gives, so it may lead out of the sweep's directory.
+    """
+    trials = {str(trial.user_attrs.get(DIRECTORY)): trial for trial in study.get_trials(deepcopy=False)}
+    for name in trials:
+        if not re.fullmatch(r"trial=\d+", name):
+            raise SettingError("sweep", STUDY, f"is damaged: it names a trial {name!r}, which is no trial=NUMBER")
+    return trials
 
 
 def objective_values(path: Path, objective: str) -> list[float]:
@@ -127,7 +136,9 @@ def write_best(study: "Study", directory: Path) -> None:
     stated = differences(config, known["defaults"])
     if known["groups"]:
         stated = {"defaults": [{f"override /{group}": option} for group, option in known["groups"].items()], **stated}
-    text = "".join(f"# {line}".rstrip() + "\n" for line in header) + OmegaConf.to_yaml(OmegaConf.create(stated))
+    # A command may have a line break in it, after which nothing must stand outside of the comment.
+    comment = (line for entry in header for line in entry.splitlines() or [""])
+    text = "".join(f"# {line}".rstrip() + "\n" for line in comment) + OmegaConf.to_yaml(OmegaConf.create(stated))
     (directory / BEST).parent.mkdir(exist_ok=True)
     durable_write(directory / BEST, text.encode())
 

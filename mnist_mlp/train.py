@@ -21,8 +21,10 @@ from mnist_mlp.rundir import DISK_ERRORS, RunDirectory
 from mnist_mlp.settings import (
     NonFiniteLossError,
     SettingError,
-    name_sweep_jobs,
+    flatten,
+    name_network,
     one_sentence,
+    refuse_derived,
     refuse_empty_groups,
     sentence,
     settle,
@@ -40,8 +42,9 @@ def main() -> None:
     sys.path.append(os.getcwd())  # a user's own backbone, named by its _target_, may lie beside where they work
     logging.raiseExceptions = False  # a full disk is one sentence, without a traceback for each line of train.log
     with one_sentence():
+        # argparse takes overrides on one side of a flag only; -m says nothing about what it stands beside.
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
         refuse_empty_groups(sys.argv[1:])
-        sys.argv += name_sweep_jobs(sys.argv[1:])
         register(ProcessLauncher, SlurmLauncher, RayLauncher)
         try:
             job()
@@ -61,6 +64,7 @@ def job(config: DictConfig) -> dict[str, Any]:
     # A record that is committed says nothing of the machine that it was made on.
     config.run_dir = str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
     try:
+        refuse_derived(config, HydraConfig.get())
         return train(config)
     except InterruptionError as error:
         log.error("%s: %s; the same command with this run_dir continues it", os.path.relpath(config.run_dir), error)
@@ -197,7 +201,7 @@ def _fit_and_test(
     )
     run.update_record(
         experiment=config.experiment,
-        model=config.network,
+        model=name_network(config.network, flatten(OmegaConf.to_container(config))),
         seed=config.seed,
         epochs=done,
         threads=torch.get_num_threads(),

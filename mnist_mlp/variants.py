@@ -1,5 +1,6 @@
 """Which runs belong together: those of one experiment, network and settings, whatever their seeds and lengths."""
 
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,6 +110,8 @@ def damage(run: Run) -> str | None:
 @cache
 def configured(experiment: str, model: str) -> Mapping[str, Any] | None:
     """The settings, flat, of `mnist-train experiment=... model=...`; None where there is none of that name."""
+    if not all(re.fullmatch(r"\w+", name) for name in (experiment, model)):
+        return None  # a record may say anything; as an override it would be Hydra's to read
     try:
         config = compose_config([f"experiment={experiment}", f"model={model}"])
     except (SettingError, HydraException, OmegaConfBaseException):

@@ -14,8 +14,8 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 
 from mnist_mlp import datamodule as module
-from mnist_mlp.datamodule import FILES, MNISTDataModule, normalize, pixel_statistics
-from mnist_mlp.settings import SettingError, compose_config
+from mnist_mlp.datamodule import MNISTDataModule, normalize, pixel_statistics
+from mnist_mlp.settings import DATA_FILES, SettingError, compose_config
 
 PACKAGE_FILES = Path(module.__file__).parent / "mnist"
 
@@ -128,7 +128,8 @@ def test_computed_constants_normalize_the_training_images(tiny_root: Path) -> No
 def test_data_sha256_is_what_sha256sum_prints(tiny_root: Path) -> None:
     datamodule = real(root=str(tiny_root), sha256=None, test_size=200)
     lines = [
-        f"{hashlib.sha256((tiny_root / 'MNIST' / 'raw' / name).read_bytes()).hexdigest()}  {name}\n" for name in FILES
+        f"{hashlib.sha256((tiny_root / 'MNIST' / 'raw' / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in DATA_FILES
     ]
     assert datamodule.data_sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -195,7 +196,7 @@ def test_processes_that_start_together_do_not_race(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         assert set(pool.map(_unpack, range(4), chunksize=1)) == {shipped.data_sha256}
-    assert sorted(path.name for path in tmp_path.rglob("raw/*")) == sorted(FILES)
+    assert sorted(path.name for path in tmp_path.rglob("raw/*")) == sorted(DATA_FILES)
 
 
 def test_a_home_that_cannot_be_written_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,8 +265,9 @@ def test_the_command_trains_on_the_real_images(command: Command, tmp_path: Path)
     assert (done.returncode, done.stdout) == (0, "")
     run_dir = tmp_path / "here" / "run"
     record = json.loads((run_dir / "run.json").read_text())
-    assert record["best"]["val/accuracy"] > 0.955
-    assert record["test"]["last"]["accuracy"] > 0.95
+    # Over seeds 0 to 4: 0.9618 ± 0.0038 and 0.9628 ± 0.0031. Three more standard deviations below the lowest are left.
+    assert record["best"]["val/accuracy"] > 0.945
+    assert record["test"]["last"]["accuracy"] > 0.945
     assert {path.name for path in (run_dir / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert "\r" not in done.stderr  # no progress bar where standard error is no terminal
     config = OmegaConf.load(run_dir / "config.yaml")
@@ -363,3 +364,44 @@ def test_torch_and_openmp_have_the_threads_that_were_asked_for(run: Runner, monk
         assert os.environ["OMP_NUM_THREADS"] == "2"
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("setting", ["network", "++network"])
+def test_a_network_is_not_called_by_another_name(command: Command, tmp_path: Path, setting: str) -> None:
+    for arguments in ([f"{setting}=network_b"], ["-m", f"{setting}=network_a,network_b"]):
+        done = command("mnist-train", *arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            f"network={arguments[-1].partition('=')[2]}: follows from model=NAME, which chooses what is run: leave it "
+            "out\n"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_experiment_file_does_not_rename_what_it_runs(command: Command, tmp_path: Path, tiny: list[str]) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nnetwork: network_b\n")
+    for launcher in ("process", "basic"):
+        swept = command(
+            "mnist-train", "--config-dir", ".", "-m", "experiment=mine", f"hydra/launcher={launcher}", "sweep=s", *tiny
+        )
+        assert swept.returncode == 1
+        assert "network=network_b: follows from model=NAME" in swept.stderr
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_network_of_other_widths_is_named_for_them(run: Runner) -> None:
+    assert run("model.hidden=[8,4]", "trainer.max_epochs=1")[1]["model"] == "MLP 8-4"
+    assert run("model.dropout=0.5", "trainer.max_epochs=1")[1]["model"] == "network_a"
+
+
+@pytest.mark.parametrize(("flag", "place"), [("-m", 9), ("--multirun", 9), ("-m", 1)])
+def test_a_sweep_is_asked_for_anywhere(
+    command: Command, tmp_path: Path, tiny: list[str], flag: str, place: int
+) -> None:
+    arguments = ["experiment=baseline", "seed=0,1", "sweep=s", *tiny, "trainer.max_epochs=1"]
+    arguments.insert(place, flag)
+    done = command("mnist-train", *arguments)
+    assert done.returncode == 0, done.stderr
+    jobs = sorted(path.name for path in (tmp_path / "logs" / "sweeps" / "s").iterdir() if path.is_dir())
+    assert jobs == ["seed=0", "seed=1"]
