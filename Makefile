@@ -29,7 +29,7 @@ test: lint types  ## lint, types and tests
 	$(BIN)/pytest -n 2
 
 test-browser: .venv/installed  ## what Chromium shows of TensorBoard; BROWSER='--screenshots DIR' keeps pictures
-	$(BIN)/pytest -m browser tests/test_browser.py $(BROWSER)
+	$(BIN)/pytest -m browser tests/tensorboard/test_browser.py $(BROWSER)
 
 lint: .venv/installed  ## ruff: style and formatting
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -40,15 +40,15 @@ types: .venv/installed  ## mypy, strict on the package
 test-slurm: .venv/installed  ## a sweep on a real Slurm of one node, installed with apt-get where it is not there; takes root
 	command -v slurmctld mariadbd >/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 	  slurm-wlm munge slurmdbd mariadb-server-core mariadb-client-core; }
-	$(BIN)/pytest -m slurm tests/test_slurm.py
+	$(BIN)/pytest -m slurm tests/sweeps/test_slurm.py
 
 # Ray is large, and not in the lock: it stays outside of the environment.
 test-ray: .venv/installed  ## a sweep on Ray, which it installs in build/
 	test -d build/ray || $(BIN)/pip install --quiet --disable-pip-version-check --target build/ray 'ray>=2.50,<3'
-	PYTHONPATH=build/ray $(BIN)/pytest -m ray tests/test_cluster.py
+	PYTHONPATH=build/ray $(BIN)/pytest -m ray tests/sweeps/test_cluster.py
 
 torture: .venv/installed  ## stop runs at 20 random moments by SIGKILL and by SIGTERM, and a sweep five times: the same bits
-	$(BIN)/pytest -s tests/test_torture.py tests/test_launcher.py -k 'test_torture or killed' --kills 20
+	$(BIN)/pytest -s tests/run/test_torture.py tests/sweeps/test_launcher.py -k 'test_torture or killed' --kills 20
 
 benchmark: .venv/installed  ## measure the training loop beside its peers (about 25 minutes)
 	$(BIN)/mnist-benchmark

@@ -1,13 +1,10 @@
 """The LightningModule: any backbone from images to logits, trained with cross-entropy, judged with torchmetrics."""
 
-import hashlib
 import logging
 import math
 import random
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,10 +23,10 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from mnist_mlp.compiled import STEPS_PER_GRAPH, CompiledSteps
 from mnist_mlp.datamodule import Batch, InOrder, MNISTDataModule
 from mnist_mlp.seeds import stream_seed
-from mnist_mlp.settings import RULES, NonFiniteLossError, SettingError, spelled
+from mnist_mlp.settings import NonFiniteLossError
+from mnist_mlp.steps.compiled import STEPS_PER_GRAPH, CompiledSteps
 
 # Lightning announces devices, limits and its own cloud at every run; what a user must know comes as a warning.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -240,61 +237,3 @@ def score(trainer: Trainer, classifier: Classifier, data: MNISTDataModule | InOr
     """
     trainer.test(classifier, data, verbose=False)
     return {name: classifier.measured[f"test/{name}"] for name in ("accuracy", "precision", "recall", "f1", "loss")}
-
-
-def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
-    """What `mnist-train` wrote to `path`, on the CPU. Nothing in the file is executed: `weights_only` is set.
-
-    Args:
-        path: of the checkpoint.
-        setting: what to call it in a sentence to the user.
-
-    Raises:
-        SettingError: the file cannot be read, or is no checkpoint of `mnist-train`.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, about the files of others
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
-    except Exception as error:  # torch.load raises almost anything for a damaged or hostile file
-        raise SettingError(
-            setting, path, "is damaged, or holds more than tensors and plain values: give a checkpoint of mnist-train"
-        ) from error
-    recorded = content.get("hyper_parameters") if isinstance(content, dict) else None
-    kinds = {"model": dict, "data": dict, "average": str}
-    whole = isinstance(recorded, dict) and all(isinstance(recorded.get(key), kind) for key, kind in kinds.items())
-    if not whole or not isinstance(content.get("state_dict"), dict) or not isinstance(content.get("epoch"), int):
-        raise SettingError(setting, path, "is not a checkpoint of mnist-train")
-    for name, rule in RULES.items():
-        node, _, leaf = name.rpartition(".")
-        group = dict(recorded or {}).get(node) if node else recorded
-        if isinstance(group, dict) and leaf in group and not rule.accepts(group[leaf]):
-            raise SettingError(setting, path, f"records {name}={spelled(group[leaf])}, which must be {rule.wanted}")
-    return dict(content)
-
-
-def load_weights(classifier: Classifier, checkpoint: Mapping[str, Any], setting: str, path: Path) -> None:
-    """Puts a checkpoint's weights into the classifier.
-
-    Raises:
-        SettingError: they are of another backbone; `setting` and `path` are as for `read_checkpoint`.
-    """
-    try:
-        classifier.load_state_dict(checkpoint["state_dict"])
-    except Exception as error:  # RuntimeError for other keys or shapes; almost anything for what are no tensors
-        raise SettingError(setting, path, "holds the weights of another backbone") from error
-
-
-def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the entries in key order: of each its key (UTF-8), its dtype (as `float32`), its shape (as `64,784`)
-    and its raw little-endian bytes."""
-    digest = hashlib.sha256()
-    for key in sorted(state_dict):
-        array = state_dict[key].detach().cpu().contiguous().numpy()
-        digest.update(key.encode())
-        digest.update(str(array.dtype).encode())
-        digest.update(",".join(map(str, array.shape)).encode())
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    return digest.hexdigest()

@@ -1,40 +1,19 @@
 """MNIST and its drop-in families: verified, split, normalized once and kept in memory on the training device."""
 
-import gzip
-import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from importlib.resources import files
 from math import ceil
-from pathlib import Path
 from typing import Literal
 
 import torch
-from filelock import FileLock
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torchvision import datasets
 
-from mnist_mlp.rundir import durable_write
+from mnist_mlp.mnist.files import FAMILIES, locate, read
 from mnist_mlp.seeds import stream_seed
-from mnist_mlp.settings import DATA_FILES, RULES, SettingError
+from mnist_mlp.settings import RULES, SettingError
 
 Split = Literal["train", "validation", "test"]
 Batch = tuple[Tensor, Tensor]
-
-FAMILIES: dict[str, type[datasets.MNIST]] = {
-    "MNIST": datasets.MNIST,
-    "FashionMNIST": datasets.FashionMNIST,
-    "KMNIST": datasets.KMNIST,
-}
-# The four files that ship in the package, from their ATTRIBUTION.md.
-SHIPPED_SHA256 = {
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-}
 
 # Minibatches handed to one training_step call. Lightning's work around a call (hooks, progress, transfer) is
 # then paid once in 64 optimizer steps, while a step's images still fit into a core's cache when they are gathered.
@@ -162,8 +141,8 @@ class MNISTDataModule(LightningDataModule):
         """Reads, verifies, splits and normalizes all three sets, once, onto the trainer's device."""
         if self.splits:
             return
-        root = self.verified_root()
-        official_train = self._read(root, train=True)
+        root, self.data_sha256 = locate(self.dataset, self.root, self.download, self.mirror, self.sha256)
+        official_train = read(self.dataset, root, train=True)
         total = len(official_train[1])
         if not 0 < self.test_size < total:
             raise SettingError("data.test_size", self.test_size, f"must lie between 1 and {total - 1:,}")
@@ -180,7 +159,7 @@ class MNISTDataModule(LightningDataModule):
         permutation = torch.randperm(total, generator=generator)
         test, train = permutation[: self.test_size], permutation[self.test_size :]
         if self.validation_size is None:
-            validation_images, validation_labels = self._read(root, train=False)
+            validation_images, validation_labels = read(self.dataset, root, train=False)
         else:
             # A stream of its own, so that the test set is the same with it and without.
             generator = torch.Generator().manual_seed(stream_seed(self.split_seed, "validation"))
@@ -224,85 +203,6 @@ class MNISTDataModule(LightningDataModule):
         limited = self.trainer is not None and self.trainer.max_steps >= 0
         return self.trainer.max_steps - self.trainer.global_step if self.trainer and limited else None
 
-    def verified_root(self) -> Path:
-        """The directory, in torchvision's layout, that holds the four files, each with the expected SHA-256."""
-        shipped = self.dataset == "MNIST" and self.root is None and not self.download
-        root = Path(self.root) if self.root is not None else cache_directory()
-        if shipped:
-            _unpack_shipped(root / "MNIST" / "raw")
-        elif self.download:
-            self._download(root)
-        raw = root / self.dataset / "raw"
-        for name in DATA_FILES:
-            if not (raw / name).is_file():
-                remedy = "unpack the .gz that is there" if (raw / f"{name}.gz").is_file() else "set data.download=true"
-                where = "" if self.root is not None else f"{root} "
-                raise SettingError(
-                    "data.root",
-                    self.root,
-                    f"{where}has no {self.dataset}/raw/{name}: give a root that does, or {remedy}",
-                )
-        try:
-            digests = {name: file_sha256(raw / name) for name in DATA_FILES}
-        except OSError as error:
-            raise SettingError("data.root", root, f"cannot be read ({error.strerror})") from error
-        for name, expected in ((name, self.sha256[name]) for name in DATA_FILES if self.sha256):
-            if digests[name] != expected and shipped:
-                (raw / name).unlink()  # the cache was altered: unpack that file again
-                _unpack_shipped(raw)
-                digests[name] = file_sha256(raw / name)
-            if digests[name] != expected:
-                raise SettingError(
-                    "data.root",
-                    root,
-                    f"{self.dataset}/raw/{name} is truncated or altered (SHA-256 {digests[name]}, expected "
-                    f"{expected}): restore it, or set data.sha256=null to use a version of your own",
-                )
-        listing = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
-        self.data_sha256 = hashlib.sha256(listing.encode()).hexdigest()
-        return root
-
-    def _download(self, root: Path) -> None:
-        """torchvision's own download, into a temporary directory first: a killed one leaves no half file behind."""
-        raw = root / self.dataset / "raw"
-        try:
-            raw.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingError("data.root", root, f"cannot be written ({error.strerror})") from error
-        with FileLock(raw / ".download.lock"):  # of several processes started at once, one downloads
-            if all((raw / name).is_file() for name in DATA_FILES):
-                return
-            family = FAMILIES[self.dataset]
-            if self.mirror is not None:
-                # torchvision names the folder after the class, so the subclass keeps its parent's name.
-                family = type(family.__name__, (family,), {"mirrors": [self.mirror.rstrip("/") + "/"]})
-            with tempfile.TemporaryDirectory(dir=raw) as temporary:
-                try:
-                    family(temporary, download=True)
-                except (RuntimeError, OSError) as error:
-                    reason = " ".join(str(error).split())
-                    setting, value = ("data.mirror", self.mirror) if self.mirror else ("data.download", True)
-                    raise SettingError(
-                        setting,
-                        value,
-                        f"{self.dataset} could not be downloaded ({reason}): give a data.mirror that is in reach, or a "
-                        "data.root that holds it",
-                    ) from error
-                for file in (Path(temporary) / self.dataset / "raw").iterdir():
-                    file.replace(raw / file.name)
-
-    def _read(self, root: Path, *, train: bool) -> Batch:
-        """Images (N, 28, 28) uint8 and labels (N,) int64 of one official half, through torchvision."""
-        try:
-            half = FAMILIES[self.dataset](root, train=train)
-        except (RuntimeError, ValueError, AssertionError, OSError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise SettingError("data.root", root, f"holds files that torchvision cannot read ({reason})") from error
-        images, labels = half.data, half.targets
-        if images.shape != (len(labels), 28, 28) or len(labels) == 0 or not 0 <= labels.min() <= labels.max() <= 9:
-            raise SettingError("data.root", root, "must hold 28x28 images and as many labels in 0..9")
-        return images, labels
-
 
 def normalize(images: Tensor, mean: float, std: float) -> Tensor:
     """(x / 255 - mean) / std, bit for bit as torchvision's ToTensor and Normalize: (N, 28, 28) uint8 ->
@@ -317,41 +217,3 @@ def pixel_statistics(images: Tensor) -> tuple[float, float]:
     mean = (counts * values).sum() / counts.sum()
     variance = (counts * (values - mean) ** 2).sum() / counts.sum()
     return mean.item(), variance.sqrt().item()
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cache_directory() -> Path:
-    """A directory of this user's that can be written to, for files that need not be kept."""
-    preferred = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist-mlp"
-    try:
-        preferred.mkdir(parents=True, exist_ok=True)
-        if os.access(preferred, os.W_OK):
-            return preferred
-    except (OSError, RuntimeError):
-        pass
-    fallback = Path(tempfile.gettempdir()) / f"mnist-mlp-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
-    fallback.mkdir(parents=True, exist_ok=True)
-    return fallback
-
-
-def _unpack_shipped(raw: Path) -> None:
-    """The package's own files, unpacked into the cache: torchvision reads files, and the package may be read-only.
-
-    A file appears there whole (written aside, then renamed), so processes that start together need no lock: at worst
-    each writes the same bytes.
-    """
-    raw.mkdir(parents=True, exist_ok=True)
-    for name, expected in SHIPPED_SHA256.items():
-        packed = Path(str(files("mnist_mlp") / "mnist" / name))
-        found = file_sha256(packed) if packed.is_file() else None
-        if found != expected:
-            state = "missing" if found is None else f"truncated or altered (SHA-256 {found}, expected {expected})"
-            raise SettingError("data.root", None, f"the package's own {packed} is {state}: install the package again")
-        unpacked = raw / name.removesuffix(".gz")
-        size = int.from_bytes(packed.read_bytes()[-4:], "little")  # RFC 1952: a gzip file ends with its content's size
-        if not unpacked.is_file() or unpacked.stat().st_size != size:
-            durable_write(unpacked, gzip.decompress(packed.read_bytes()))

@@ -83,7 +83,8 @@ def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier"
     from hydra.utils import instantiate
 
     from mnist_mlp.backbone import MLP, check_logits
-    from mnist_mlp.classifier import Classifier, load_weights, read_checkpoint
+    from mnist_mlp.classifier import Classifier
+    from mnist_mlp.run.checkpoint import load_weights, read_checkpoint
 
     content = read_checkpoint(checkpoint, "CHECKPOINT")
     recorded = content["hyper_parameters"]

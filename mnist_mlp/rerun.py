@@ -1,7 +1,6 @@
 """`mnist-rerun RUN_DIR`: repeats a run from its own record and says whether it came out bit for bit the same."""
 
 import argparse
-import csv
 import logging
 import os
 import re
@@ -13,9 +12,11 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_mlp.rundir import COLUMNS, other_settings, read_record
+from mnist_mlp.run.identity import other_settings
+from mnist_mlp.run.metrics import COLUMNS
+from mnist_mlp.run.records import Epochs, read_record
+from mnist_mlp.run.signals import InterruptionError
 from mnist_mlp.settings import DERIVED, RULES, SettingError, check, flatten, load_yaml, one_sentence, spelled
-from mnist_mlp.signals import InterruptionError
 from mnist_mlp.train import train
 
 # What an epoch must repeat, causes first: a changed rate is named as such, not by the loss that it led to.
@@ -90,7 +91,7 @@ def rerun(
         SettingError: there is no such run, no such epoch or no such setting, or the rerun could not be made.
         InterruptionError: a signal asked the rerun to stop.
     """
-    config, record, rows = load_yaml(run / "config.yaml", "RUN_DIR"), read_record(run), _read_rows(run)
+    config, record, rows = load_yaml(run / "config.yaml", "RUN_DIR"), read_record(run), _texts(run)
     if not trust:
         refuse_untrusted(config, run)
     check(config)
@@ -121,7 +122,7 @@ def rerun(
         raise SettingError("--run-dir", place, "holds a complete run, so nothing would be repeated: give another")
 
     again = train(config)
-    difference = _first_difference(rows[:epochs], _read_rows(place))
+    difference = _first_difference(rows[:epochs], _texts(place))
     if whole and difference is None:
         difference = next(_differences(record, again, RESULTS), None)
     count = len(rows[:epochs])
@@ -169,10 +170,10 @@ def refuse_untrusted(config: DictConfig, run: Path) -> None:
         refuse("has images downloaded from or to a place that it names")
 
 
-def _read_rows(run: Path) -> list[dict[str, str]]:
+def _texts(run: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv as text, which is the same where the bits are."""
-    path = run / "metrics.csv"
-    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+    epochs = Epochs(run)
+    return [epochs.texts(number) for number in range(1, len(epochs) + 1)]
 
 
 def _first_difference(before: list[dict[str, str]], now: list[dict[str, str]]) -> str | None:

@@ -290,12 +290,24 @@ class CheckBeforeRun(Callback):
             refuse_derived(config, config.hydra)
             check(config)
             if "accelerator" in config.get("trainer", {}):
-                from mnist_mlp.train import check_accelerator
-
                 check_accelerator(config.trainer.accelerator)
             make_directory(Path(config.run_dir))
         except (SettingError, OmegaConfBaseException) as error:
             end(error)  # by SystemExit: of any other exception Hydra makes a warning
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Raises: SettingError, where PyTorch has no such device here."""
+    if accelerator in ("auto", "cpu"):
+        return
+    # Here, because the import takes seconds that the usual settings do without.
+    from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+
+    cuda, mps = CUDAAccelerator.is_available(), MPSAccelerator.is_available()
+    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
+        raise SettingError(
+            "trainer.accelerator", accelerator, "PyTorch finds no such device on this machine: use cpu, or auto"
+        )
 
 
 def make_directory(path: Path, setting: str = "run_dir") -> None:

@@ -1,79 +1,22 @@
-"""`mnist-train`: one run, or with -m a sweep. `main` is the command; `train` is the callable under it."""
+"""One run, from its configuration to its record. `train` is the callable under `mnist-train`, which is in cli.py."""
 
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_mlp.cluster import RayLauncher, SlurmLauncher
-from mnist_mlp.launcher import ProcessLauncher, register
-from mnist_mlp.report import RememberSweep, summarise
-from mnist_mlp.rundir import DISK_ERRORS, RunDirectory
-from mnist_mlp.settings import (
-    NonFiniteLossError,
-    SettingError,
-    flatten,
-    name_network,
-    one_sentence,
-    refuse_derived,
-    refuse_empty_groups,
-    sentence,
-    settle,
-)
-from mnist_mlp.signals import InterruptionError, StopSignals
+from mnist_mlp.run.directory import DISK_ERRORS, RunDirectory
+from mnist_mlp.run.signals import StopSignals
+from mnist_mlp.settings import SettingError, check_accelerator, flatten, name_network, settle
 
 # Under `trainer`, where Lightning's users look for them, but taken by the classifier, which makes the optimizer steps.
 CLASSIFIERS_SETTINGS = ("gradient_clip_val", "gradient_clip_algorithm", "compile")
 
 log = logging.getLogger(__name__)
-
-
-def main() -> None:
-    """Runs `mnist-train`. Exit status: 0; 1 where a run failed or a setting cannot be used; 2 for an unknown flag."""
-    sys.path.append(os.getcwd())  # a user's own backbone, named by its _target_, may lie beside where they work
-    logging.raiseExceptions = False  # a full disk is one sentence, without a traceback for each line of train.log
-    with one_sentence():
-        # argparse takes overrides on one side of a flag only; -m says nothing about what it stands beside.
-        sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-        refuse_empty_groups(sys.argv[1:])
-        register(ProcessLauncher, SlurmLauncher, RayLauncher)
-        try:
-            job()
-        finally:
-            if RememberSweep.directory is not None:
-                with contextlib.suppress(SettingError):  # no job came so far as to leave a record
-                    summarise(RememberSweep.directory)
-    if ProcessLauncher.failed:
-        sys.exit(1)
-
-
-@hydra.main(version_base="1.3", config_path="pkg://mnist_mlp.conf", config_name="train")
-def job(config: DictConfig) -> dict[str, Any]:
-    """One Hydra job: a run in the directory that Hydra gives it."""
-    mode = HydraConfig.get().mode
-    place = Path(HydraConfig.get().runtime.output_dir if mode == RunMode.MULTIRUN else config.run_dir).absolute()
-    # A record that is committed says nothing of the machine that it was made on.
-    config.run_dir = str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
-    try:
-        refuse_derived(config, HydraConfig.get())
-        return train(config)
-    except InterruptionError as error:
-        log.error("%s: %s; the same command with this run_dir continues it", os.path.relpath(config.run_dir), error)
-        sys.exit(error.exit_status)
-    except (SettingError, NonFiniteLossError, InstantiationException) as error:
-        log.error("%s", sentence(error))
-        if mode == RunMode.RUN:
-            sys.exit(1)  # said: Hydra would say it again
-        raise
 
 
 @contextlib.contextmanager
@@ -140,9 +83,10 @@ def _fit_and_test(
     from lightning.pytorch import Callback, Trainer
 
     from mnist_mlp.backbone import check_logits
-    from mnist_mlp.classifier import Classifier, load_weights, read_checkpoint, score, weights_sha256
-    from mnist_mlp.provenance import device_name, git_state, uncommitted_diff, versions
-    from mnist_mlp.recorder import DurableCheckpointIO, Recorder
+    from mnist_mlp.classifier import Classifier, score
+    from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, weights_sha256
+    from mnist_mlp.run.provenance import device_name, git_state, uncommitted_diff, versions
+    from mnist_mlp.run.recorder import Recorder
     from mnist_mlp.seeds import stream_seed
 
     if config.threads is not None:
@@ -181,7 +125,7 @@ def _fit_and_test(
     recorder = Recorder(run, signals)
     callbacks: list[Callback] = [recorder]
     if config.get("tensorboard", {}).get("enabled", True):  # a record from before there was such a setting has none
-        from mnist_mlp.events import Events
+        from mnist_mlp.tensorboard.events import Events
 
         events = opened.enter_context(contextlib.closing(Events(run, config, done)))
         recorder.watch = events.epoch
@@ -255,20 +199,3 @@ def _make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:
     except Exception as error:  # whatever a user's own class raises
         name = getattr(getattr(make, "func", make), "__qualname__", make)
         raise SettingError(setting, name, f"could not be made ({' '.join(str(error).split())})") from error
-
-
-def check_accelerator(accelerator: str) -> None:
-    """Raises: SettingError, where PyTorch has no such device here."""
-    if accelerator in ("auto", "cpu"):
-        return  # without the seconds that an import takes
-    from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
-
-    cuda, mps = CUDAAccelerator.is_available(), MPSAccelerator.is_available()
-    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
-        raise SettingError(
-            "trainer.accelerator", accelerator, "PyTorch finds no such device on this machine: use cpu, or auto"
-        )
-
-
-if __name__ == "__main__":
-    main()

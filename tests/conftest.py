@@ -2,20 +2,17 @@
 
 import gzip
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import PACKAGE_FILES, Command, Runner
 
 from mnist_mlp.settings import compose_config
 from mnist_mlp.train import train
 
-PACKAGE_FILES = Path(__file__).parents[1] / "mnist_mlp" / "mnist"
 SIZES = {"train": 1200, "t10k": 350}  # 350 is no multiple of the evaluation batch below: its last batch is uneven
 
 
@@ -56,9 +53,6 @@ def tiny(tiny_root: Path) -> list[str]:
     ]
 
 
-Runner = Callable[..., tuple[Path, dict[str, Any]]]
-
-
 @pytest.fixture(scope="session")
 def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """`run("model=network_b", ...)` trains on the tiny images in this process: (run directory, run.json)."""
@@ -78,9 +72,6 @@ def finished(run: Runner) -> tuple[Path, dict[str, Any]]:
     return run("experiment=dropout_as_run")
 
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
     """`command("mnist-train", ...)` runs a console script in `tmp_path` as a user would."""
@@ -98,39 +89,3 @@ def command(tmp_path: Path) -> Command:
         )
 
     return start
-
-
-# As on a terminal: a shell starts what runs in its background, as these tests may, with SIGINT ignored.
-ON_TERMINAL = (
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-)
-
-
-@contextmanager
-def served(directory: Path) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
-    """`mnist-tensorboard` on a free port, in a process group of its own: the process, the URL, what it said."""
-    script = Path(sys.executable).with_name("mnist-tensorboard")
-    with subprocess.Popen(
-        [sys.executable, "-c", ON_TERMINAL, script, directory, "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            said = ""
-            while not (found := re.search(r"http://[\d.:]+/", said)):
-                line = process.stdout.readline()
-                assert line, said
-                said += line
-            yield process, found[0], said
-        finally:
-            process.terminate()
-
-
-class Payload:
-    """What unpickling would execute: it leaves a file `executed` in the current directory."""
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("executed"),))

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import PACKAGE_FILES
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
-from mnist_mlp import datamodule as module
-from mnist_mlp.datamodule import MNISTDataModule, normalize, pixel_statistics
+from mnist_mlp import datamodule
+from mnist_mlp.datamodule import MNISTDataModule, Split, normalize, pixel_statistics
+from mnist_mlp.mnist import files
 from mnist_mlp.settings import DATA_FILES, SettingError, compose_config
-
-PACKAGE_FILES = Path(module.__file__).parent / "mnist"
 
 
 def real(**settings: object) -> MNISTDataModule:
@@ -39,7 +39,7 @@ def test_the_split_is_the_reports(shipped: MNISTDataModule) -> None:
 
 
 def test_every_training_image_is_in_exactly_one_split(shipped: MNISTDataModule) -> None:
-    official = MNIST(module.cache_directory(), train=True).data
+    official = MNIST(files.cache_directory(), train=True).data
     parts = torch.cat([shipped.splits["train"][0], shipped.splits["test"][0]])
     together = ((parts * 0.3081 + 0.1307) * 255).round().to(torch.uint8).flatten(1)
 
@@ -52,16 +52,15 @@ def test_every_training_image_is_in_exactly_one_split(shipped: MNISTDataModule) 
 def test_a_carved_validation_set_leaves_the_test_set_and_the_official_images_alone(
     shipped: MNISTDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = MNISTDataModule._read
     halves = []
-    monkeypatch.setattr(MNISTDataModule, "_read", lambda *a, train: halves.append(train) or read(*a, train=train))
+    monkeypatch.setattr(datamodule, "read", lambda *a, train: halves.append(train) or files.read(*a, train=train))
     carved = real(validation_size=5_000, seed=1)
     assert halves == [True]
     sizes = {split: len(labels) for split, (_, labels) in carved.splits.items()}
     assert sizes == {"train": 52_000, "validation": 5_000, "test": 3_000}
     assert torch.equal(carved.splits["test"][0], shipped.splits["test"][0])
 
-    def digests(datamodule: MNISTDataModule, *splits: module.Split) -> list[bytes]:
+    def digests(datamodule: MNISTDataModule, *splits: Split) -> list[bytes]:
         images = torch.cat([datamodule.splits[split][0] for split in splits])
         return sorted(hashlib.sha256(image.numpy().tobytes()).digest() for image in images)
 
@@ -76,7 +75,7 @@ def test_a_carved_validation_set_leaves_the_test_set_and_the_official_images_alo
 
 def test_normalization_is_bitwise_torchvisions(shipped: MNISTDataModule) -> None:
     theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    official = MNIST(module.cache_directory(), train=False, transform=theirs)
+    official = MNIST(files.cache_directory(), train=False, transform=theirs)
     images, labels = shipped.splits["validation"]
     for index in (0, 1, 4999, 9999):
         image, label = official[index]
@@ -85,7 +84,7 @@ def test_normalization_is_bitwise_torchvisions(shipped: MNISTDataModule) -> None
 
 
 def test_the_reports_constants_are_mnists(shipped: MNISTDataModule) -> None:
-    mean, std = pixel_statistics(MNIST(module.cache_directory(), train=True).data)
+    mean, std = pixel_statistics(MNIST(files.cache_directory(), train=True).data)
     assert (round(mean, 4), round(std, 4)) == (0.1307, 0.3081)
 
 
@@ -136,7 +135,7 @@ def test_data_sha256_is_what_sha256sum_prints(tiny_root: Path) -> None:
 
 @pytest.fixture
 def own_copy(tmp_path: Path, shipped: MNISTDataModule) -> Path:
-    shutil.copytree(module.cache_directory() / "MNIST", tmp_path / "MNIST")
+    shutil.copytree(files.cache_directory() / "MNIST", tmp_path / "MNIST")
     return tmp_path
 
 
@@ -171,7 +170,7 @@ def test_a_damaged_installation_is_refused(tmp_path: Path, monkeypatch: pytest.M
     shutil.copytree(PACKAGE_FILES, tmp_path / "mnist")
     file = tmp_path / "mnist" / "t10k-images-idx3-ubyte.gz"
     file.unlink() if damage == "missing" else file.write_bytes(file.read_bytes() + b"x")
-    monkeypatch.setattr(module, "files", lambda package: tmp_path)
+    monkeypatch.setattr(files, "files", lambda package: tmp_path)
     with pytest.raises(SettingError, match=f"t10k-images-idx3-ubyte.gz is .*{damage}.*: install the package again"):
         real()
 
@@ -203,7 +202,7 @@ def test_a_home_that_cannot_be_written_falls_back(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert module.cache_directory().parent == tmp_path
+    assert files.cache_directory().parent == tmp_path
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command, Payload
+from helpers import Command, Payload
 
 from mnist_mlp.evaluate import evaluate, load_classifier
 from mnist_mlp.settings import SettingError

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
+from helpers import Command
 from omegaconf import OmegaConf
 
 from mnist_mlp.datamodule import MNISTDataModule
 from mnist_mlp.rerun import rerun
-from mnist_mlp.runs import read_runs
+from mnist_mlp.run.groups import configured
+from mnist_mlp.run.records import read_runs
 from mnist_mlp.settings import DATA_FILES, SettingError
-from mnist_mlp.study import STUDY, close, open_study, trials_of
-from mnist_mlp.variants import configured
+from mnist_mlp.sweeps.study import STUDY, close, open_study, trials_of
 
 Finished = tuple[Path, dict[str, Any]]
 ZEROS = dict.fromkeys(DATA_FILES, 64 * "0")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PACKAGE_FILES, Command, Payload, Runner
+from helpers import PACKAGE_FILES, Command, Payload, Runner
 from PIL import Image
 
 from mnist_mlp.evaluate import load_classifier

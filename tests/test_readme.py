@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
+from helpers import Command
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

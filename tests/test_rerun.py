@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command, Runner
+from helpers import Command, Runner
 
 from mnist_mlp.rerun import rerun
 from mnist_mlp.settings import SettingError

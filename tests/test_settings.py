@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from helpers import Command
 from omegaconf import OmegaConf
 
 from mnist_mlp.settings import RULES, SettingError, check, compose_config, flatten, name_sweep_jobs, one_sentence

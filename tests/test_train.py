@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command, Runner
+from helpers import Command, Runner
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_mlp.classifier import weights_sha256
-from mnist_mlp.rundir import COLUMNS
+from mnist_mlp.run.checkpoint import weights_sha256
+from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.settings import SettingError, compose_config
 
 Finished = tuple[Path, dict[str, Any]]

@@ -1,0 +1,3 @@
+from mnist_mlp.backprop.command import main
+
+main()

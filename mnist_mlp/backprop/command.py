@@ -1,0 +1,193 @@
+"""`mnist-backprop`: the forward and the backward pass of an expression, or of a network, shown and proved right."""
+
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mnist_mlp.backprop.derivation import Derivation, Latex, Text, dot, latex, markdown, terminal
+from mnist_mlp.backprop.expression import parse
+from mnist_mlp.backprop.passes import TOLERANCE, prove, work
+from mnist_mlp.run.directory import durable_write
+from mnist_mlp.settings import BACKPROP_RULES, SettingError, check, end, make_directory, one_sentence
+
+MAX_NODES = 60  # more can be neither drawn nor printed so that anyone could read it
+
+
+def main() -> None:
+    """Runs `mnist-backprop`. Exit status: 0; 1 where a setting cannot be used; 2 for an unknown flag."""
+    sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ∂ shows a question mark
+    sys.argv[1:] = quote_for_hydra(sys.argv[1:])
+    with one_sentence("backprop"):
+        job()
+
+
+def quote_for_hydra(arguments: list[str]) -> list[str]:
+    """The command line in Hydra's grammar, which knows neither expressions nor settings that have no default.
+
+    `expression=TEXT` becomes a quoted string unless it is one, and takes the default example's values away;
+    `values.NAME=` may be new; `network=` chooses from the group `model`.
+    """
+    result: list[str] = []
+    for argument in arguments:
+        setting, equals, value = argument.partition("=")
+        name = setting.lstrip("+")
+        if equals and name == "expression":
+            if len(value) < 2 or value[0] not in "'\"" or value[0] != value[-1]:
+                # A backslash is special only before a quote, where it must be doubled.
+                escaped = re.sub(r'\\*"|\\+$', lambda m: m[0].replace("\\", r"\\").replace('"', r"\""), value)
+                value = f'"{escaped}"'
+            argument = f"expression={value}"
+            if "~values" not in result:
+                first = (i for i, other in enumerate(result) if "=" in other and not other.startswith("-"))
+                result.insert(next(first, len(result)), "~values")  # before any value that is given
+        elif equals and (name == "values" or name.startswith("values.")):
+            argument = f"++{name}={value}"
+        elif equals and name == "network":
+            argument = f"model@network={value}"
+        result.append(argument)
+    return result
+
+
+@hydra.main(version_base="1.3", config_path="pkg://mnist_mlp.conf", config_name="backprop")
+def job(config: DictConfig) -> dict[str, float]:
+    """One Hydra job; in a sweep each has a directory of its own."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        config.run_dir = HydraConfig.get().runtime.output_dir
+    try:
+        return backprop(config)
+    except (SettingError, InstantiationException, OmegaConfBaseException) as error:
+        end(error, "backprop")  # here, where Hydra does not put words of its own before it
+
+
+def backprop(config: DictConfig) -> dict[str, float]:
+    """Works out the expression or the network of a configuration, writes the files and prints what `print` says.
+
+    Args:
+        config: as `conf/backprop.yaml` composes it, without Hydra's own node.
+
+    Returns:
+        The gradient by each input of the expression, by name; of a network, its `loss`.
+
+    Raises:
+        SettingError: something cannot be used; nothing has been written then.
+    """
+    check(config, BACKPROP_RULES)
+    if config.tensorboard and not config.draw:
+        raise SettingError("tensorboard", config.tensorboard, "needs the pictures: leave draw=true")
+    if config.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported, which is below
+    shown = _expression(config) if config.get("network") is None else _network(config)
+    directory = Path(config.run_dir)
+    make_directory(directory)
+    try:
+        print(shown.text, flush=True)  # first: many pictures take a while
+    except BrokenPipeError:  # `| head` has seen enough; what Python flushes at its end must go somewhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    pictures = shown.draw() if config.draw else {}
+    files = {name: text.encode() for name, text in shown.files.items()} | pictures
+    try:
+        for kind in ("frames/frame_*", "graph.*", "network.*", "derivation.*"):
+            for stale in directory.glob(kind):
+                stale.unlink()  # of what this directory showed before
+        for name, content in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            durable_write(directory / name, content)
+        if pictures and config.tensorboard:
+            _write_tensorboard(directory / "tensorboard", pictures)
+    except OSError as error:
+        raise SettingError("run_dir", directory, f"cannot be written ({error.strerror})") from error
+    print(f"{len(files)} files in {os.path.relpath(directory)}", file=sys.stderr)
+    return shown.result
+
+
+class Shown(NamedTuple):
+    """What there is to show: what `print` asks for, the files of text, and what makes those of the pictures."""
+
+    result: dict[str, float]
+    text: str
+    files: dict[str, str]
+    draw: Callable[[], dict[str, bytes]]
+
+
+def _expression(config: DictConfig) -> Shown:
+    # The default example's values are gone where an expression came without any.
+    values: Any = OmegaConf.to_container(config["values"], resolve=True) if "values" in config else {}
+    passes = work(parse(config.expression), values)
+    difference = prove(passes)
+    count = sum(gradient is not None for gradient in passes.gradients)
+    proof = (
+        f"{len(passes.values)} values and {count} gradients agree with torch.autograd in float64: "
+        f"largest difference {difference:.2g}, allowed {TOLERANCE:g} relative to the terms summed up."
+    )
+    sections = Derivation(passes, Text()).sections()
+    files = {
+        "derivation.md": markdown(passes, sections, proof),
+        "derivation.tex": latex(Derivation(passes, Latex()).sections(), proof),
+        "graph.dot": dot(passes),
+    }
+    large = len(passes.values) > MAX_NODES
+    if config.print == "terminal":
+        text = f"{terminal(sections[-1:] if large else sections)}\n\n{proof}"
+    else:
+        text = files[
+            {"markdown": "derivation.md", "latex": "derivation.tex", "dot": "graph.dot"}[config.print]
+        ].rstrip()
+
+    def pictures() -> dict[str, bytes]:
+        if large:
+            limit = f"{len(passes.values):,} nodes are more than {MAX_NODES}"
+            print(f"{limit}: not drawn; derivation.md has every step", file=sys.stderr)
+            return {}
+        from mnist_mlp.backprop.graph import Layout, draw, final, frames
+        from mnist_mlp.drawing.figure import png, svg
+
+        layout, result = Layout(passes), dict[str, bytes]()
+        for number, frame in enumerate([*frames(passes), final(passes)], 1):
+            name = f"frames/frame_{number:03}" if frame.new else "graph"
+            figure = draw(layout, frame)
+            result |= {f"{name}.png": png(figure), f"{name}.svg": svg(figure)}
+        return result
+
+    gradients = {passes.graph.nodes[index].name: passes.gradients[index] or 0.0 for index in passes.inputs()}
+    return Shown(gradients, text, files, pictures)
+
+
+def _network(config: DictConfig) -> Shown:
+    if config.print not in ("terminal", "markdown"):
+        raise SettingError("print", config.print, "must be terminal or markdown for a network")
+    from mnist_mlp.backprop.network import draw, table, view
+
+    layers = view(config)
+    text = table(layers)
+
+    def pictures() -> dict[str, bytes]:
+        from mnist_mlp.drawing.figure import png, svg
+
+        figure = draw(layers)
+        return {"network.png": png(figure), "network.svg": svg(figure)}
+
+    return Shown({"loss": layers.loss}, text, {"network.md": f"{text}\n"}, pictures)
+
+
+def _write_tensorboard(directory: Path, pictures: dict[str, bytes]) -> None:
+    import numpy as np
+    from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(directory), purge_step=1) as writer:  # the same run_dir again shows the new pictures only
+        for step, name in enumerate((name for name in pictures if name.endswith(".png")), 1):
+            pixels = np.asarray(Image.open(io.BytesIO(pictures[name])).convert("RGB"))
+            writer.add_image("backprop", pixels, step, dataformats="HWC")

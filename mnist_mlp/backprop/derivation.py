@@ -1,0 +1,343 @@
+"""The derivation of a value and its gradients, step by step, as text, Markdown and LaTeX; and the graph in DOT.
+
+Numbers are rounded to six significant digits.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mnist_mlp.backprop.expression import FUNCTIONS
+from mnist_mlp.backprop.passes import Passes
+
+# A gradient's paths are written out while they have at most this many factors together: their number can double with
+# every node. Beyond it, the gradients at the uses of a node, which sum up all paths, explain its own.
+MAX_FACTORS = 48
+MAX_USES = 12  # of these, written out
+WIDTH = 100  # characters of a line of text
+LATEX_ROW = 80  # characters of LaTeX up to which the parts of an equation share a row
+
+
+class Line(NamedTuple):
+    """One chain of equations, `parts[0] = parts[1] = ...`, with what has to be said about it.
+
+    The terms of a sum are separated by line ends, which a short equation shows as spaces.
+    """
+
+    parts: list[str]
+    note: str = ""
+
+
+class Section(NamedTuple):
+    title: str
+    lines: list[Line]
+
+
+class Text:
+    """How the terminal and Markdown write mathematics: Unicode, products as in the report, x1 for x₁."""
+
+    column = 0  # of FORMULAS and SLOPES
+    times = " · "
+    dots = "…"
+
+    def name(self, name: str) -> str:
+        return name.replace("-", "−")
+
+    def number(self, value: float) -> str:
+        return f"{value + 0.0:.6g}".replace("-", "−")  # + 0.0: no minus before a zero
+
+    def partial(self, of: str, by: str) -> str:
+        return f"∂{of}/∂{by}"
+
+    def operand(self, text: str) -> str:
+        """A name or a number within a formula."""
+        return f"({text})" if text.startswith(("−", "-")) else text
+
+    def product(self, factors: list[str]) -> str:
+        def factor(text: str) -> str:
+            return f"({text})" if len(factors) > 1 and " " in text and not text.startswith("[") else text
+
+        return self.times.join(map(factor, factors))
+
+    def sum(self, terms: list[str]) -> str:
+        return "\n+ ".join([*terms[:1], *map(self.operand, terms[1:])])
+
+
+class Latex(Text):
+    """LaTeX's mathematics, plain ASCII: x_{1}, \\frac, and parentheses around every negative factor but the first."""
+
+    column = 1
+    times = r" \cdot "
+    dots = r"\cdots"
+
+    def name(self, name: str) -> str:
+        if not name[0].isalpha():
+            return self._number(name)
+        letters, rest = re.fullmatch(r"([A-Za-z]+)_?(\w*)", name, re.ASCII).groups()  # type: ignore[union-attr]
+        base = letters if len(letters) == 1 else rf"\mathit{{{letters}}}"
+        return base + ("_{" + rest.replace("_", r"\_") + "}" if rest else "")
+
+    def number(self, value: float) -> str:
+        return self._number(f"{value + 0.0:.6g}")
+
+    def _number(self, digits: str) -> str:
+        mantissa, _, exponent = digits.lower().partition("e")
+        return rf"{mantissa} \times 10^{{{int(exponent)}}}" if exponent else mantissa
+
+    def partial(self, of: str, by: str) -> str:
+        return rf"\frac{{\partial {of}}}{{\partial {by}}}"
+
+    def operand(self, text: str) -> str:
+        return rf"\left({text}\right)" if text.startswith("-") or r"\times" in text else text
+
+    def product(self, factors: list[str]) -> str:
+        def factor(text: str, first: bool) -> str:
+            compound = len(factors) > 1 and (" - " in text or (text.startswith("-") and not first))
+            return rf"\left({text}\right)" if compound else text
+
+        return self.times.join(factor(text, number == 0) for number, text in enumerate(factors))
+
+
+# By operation: as text, as LaTeX. {a} and {b} are the operands.
+FORMULAS = {
+    "+": ("{a} + {b}", "{a} + {b}"),
+    "-": ("{a} − {b}", "{a} - {b}"),
+    "*": ("{a} · {b}", r"{a} \cdot {b}"),
+    "/": ("{a} / {b}", r"\frac{{{a}}}{{{b}}}"),
+    "**": ("{a}^{b}", "{{{a}}}^{{{b}}}"),
+    "neg": ("−{a}", "-{a}"),
+    "sqrt": ("√({a})", r"\sqrt{{{a}}}"),
+    "exp": ("exp({a})", r"\exp\left({a}\right)"),
+    "log": ("log({a})", r"\log\left({a}\right)"),
+    "sin": ("sin({a})", r"\sin\left({a}\right)"),
+    "cos": ("cos({a})", r"\cos\left({a}\right)"),
+    "tanh": ("tanh({a})", r"\tanh\left({a}\right)"),
+    "sigmoid": ("sigmoid({a})", r"\sigma\left({a}\right)"),
+    "relu": ("relu({a})", r"\operatorname{{relu}}\left({a}\right)"),
+    "max": ("max({a}, {b})", r"\max\left({a}, {b}\right)"),
+    "min": ("min({a}, {b})", r"\min\left({a}, {b}\right)"),
+}
+# By operation and operand; {u} is the value. [condition] is 1 where the condition holds and 0 elsewhere.
+SLOPES = {
+    "+": (("1", "1"), ("1", "1")),
+    "-": (("1", "1"), ("−1", "-1")),
+    "*": (("{b}", "{b}"), ("{a}", "{a}")),
+    "/": (("1/{b}", r"\frac{{1}}{{{b}}}"), ("−{a}/{b}²", r"-\frac{{{a}}}{{{{{b}}}^{{2}}}}")),
+    "**": (
+        ("{b} · {a}^({b} − 1)", r"{b} \cdot {{{a}}}^{{{b} - 1}}"),
+        ("{u} · log({a})", r"{u} \cdot \log\left({a}\right)"),
+    ),
+    "neg": (("−1", "-1"),),
+    "sqrt": (("1/(2 · {u})", r"\frac{{1}}{{2 \cdot {u}}}"),),
+    "exp": (("{u}", "{u}"),),
+    "log": (("1/{a}", r"\frac{{1}}{{{a}}}"),),
+    "sin": (("cos({a})", r"\cos\left({a}\right)"),),
+    "cos": (("−sin({a})", r"-\sin\left({a}\right)"),),
+    "tanh": (("1 − {u}²", r"1 - {{{u}}}^{{2}}"),),
+    "sigmoid": (("{u} · (1 − {u})", r"{u} \cdot \left(1 - {u}\right)"),),
+    "relu": (("[{a} > 0]", "[{a} > 0]"),),
+    "max": (("[{a} > {b}]", "[{a} > {b}]"), ("[{b} > {a}]", "[{b} > {a}]")),
+    "min": (("[{a} < {b}]", "[{a} < {b}]"), ("[{b} < {a}]", "[{b} < {a}]")),
+}
+
+
+class Derivation:
+    """Writes out both passes in one notation.
+
+    Args:
+        passes: a graph with its values and gradients.
+        style: the notation.
+    """
+
+    def __init__(self, passes: Passes, style: Text) -> None:
+        self.passes, self.style = passes, style
+        self.nodes, self.output = passes.graph.nodes, passes.graph.output
+        self.names = [style.name(node.name) for node in self.nodes]
+        self.uses = passes.uses()
+        # Over all paths from a node up to the result: how many there are, and how many factors they have together.
+        self.paths, self.factors = [0] * len(self.nodes), [0] * len(self.nodes)
+        self.paths[self.output] = 1
+        for index in reversed(range(self.output)):
+            for user, _ in self.uses[index]:
+                self.paths[index] += self.paths[user]
+                self.factors[index] += self.factors[user] + self.paths[user]
+            if self.factors[index] > MAX_FACTORS:  # what matters from here on; the true numbers can have any length
+                self.paths[index] = self.factors[index] = MAX_FACTORS + 1
+
+    def sections(self) -> list[Section]:
+        """Forward; local derivatives; gradients of the intermediate nodes, from the result down, and of the inputs."""
+        steps = [index for index, node in enumerate(self.nodes) if node.operands]
+        distances = self.passes.distances()
+        reached = sorted((i for i in steps if self.uses[i]), key=lambda index: distances[index])
+        sections = [
+            Section("Forward propagation", [self.forward(index) for index in steps]),
+            Section("Local derivatives", [line for index in steps for line in self.local(index)]),
+            Section("Gradients of the intermediate values", [self.chain(index) for index in reached]),
+            Section("Gradients of the inputs", [self.chain(index) for index in self.passes.inputs()]),
+            Section("Final gradients", [self.final(index) for index in self.passes.inputs()]),
+        ]
+        return [section for section in sections if section.lines]
+
+    def forward(self, index: int) -> Line:
+        """q = x1 · w1 = 0.7 · (−1.5) = −1.05"""
+        numbers = [self.style.number(self.passes.values[operand]) for operand in self.nodes[index].operands]
+        result = self.style.number(self.passes.values[index])
+        return Line(_distinct([self.names[index], self.formula(index), self._formula(index, numbers), result]))
+
+    def formula(self, index: int) -> str:
+        """What a node computes, in names: x1 · w1"""
+        return self._formula(index, [self.names[operand] for operand in self.nodes[index].operands])
+
+    def _formula(self, index: int, operands: list[str]) -> str:
+        operation = self.nodes[index].operation
+        if operation not in FUNCTIONS:
+            operands = [self.style.operand(operand) for operand in operands]
+        return FORMULAS[operation][self.style.column].format(**dict(zip("ab", operands, strict=False)))
+
+    def local(self, index: int) -> Iterator[Line]:
+        """∂q/∂x1 = w1 = −1.5, for each operand that has a gradient."""
+        for slot, operand in enumerate(self.nodes[index].operands):
+            slope = self.passes.slopes[index][slot]
+            if slope is not None:
+                left = self.style.partial(self.names[index], self.names[operand])
+                yield Line(_distinct([left, self.slope(index, slot), self.style.number(slope)]), self._kink(index))
+
+    def slope(self, index: int, slot: int) -> str:
+        """∂node/∂operand in names."""
+        node = self.nodes[index]
+        a, *rest = (self.style.operand(self.names[operand]) for operand in node.operands)
+        if node.operation == "**" and self.nodes[node.operands[1]].operation == "constant":
+            exponent = float(self.nodes[node.operands[1]].name)
+            if exponent in (0, 1):
+                return self.style.number(exponent)
+            power = FORMULAS["**"][self.style.column].format(a=a, b=self.style.operand(self.style.number(exponent - 1)))
+            return self.style.number(exponent) + self.style.times + (a if exponent == 2 else power)
+        b = rest[0] if rest else ""
+        return SLOPES[node.operation][slot][self.style.column].format(a=a, b=b, u=self.names[index])
+
+    def _kink(self, index: int) -> str:
+        node, values = self.nodes[index], self.passes.values
+        if node.operation == "relu" and values[node.operands[0]] == 0:
+            return "at the kink of relu: 0, as in PyTorch"
+        if node.operation in ("max", "min") and values[node.operands[0]] == values[node.operands[1]]:
+            return "a tie: one half to each, as in PyTorch"
+        return ""
+
+    def chain(self, index: int) -> Line:
+        """The chain rule over every path: in symbols, in names, in numbers, and its value."""
+        style, output = self.style, self.names[self.output]
+        gradient, note = self.passes.gradients[index], ""
+        left = style.partial(output, self.names[index])
+        if gradient is None:
+            return Line([left, "0"], f"{self.nodes[self.output].name} does not depend on {self.nodes[index].name}")
+        if self.factors[index] <= MAX_FACTORS:
+            paths = self._paths(index)
+            symbols = [
+                [style.partial(self.names[u], self.names[self.nodes[u].operands[s]]) for u, s in path] for path in paths
+            ]
+            names = [[self.slope(user, slot) for user, slot in path] for path in paths]
+            slopes = [[self.passes.slopes[user][slot] or 0.0 for user, slot in path] for path in paths]
+        else:
+            uses = self.uses[index][:MAX_USES]
+            symbols = [
+                [style.partial(output, self.names[u]), style.partial(self.names[u], self.names[index])] for u, s in uses
+            ]
+            names = []
+            slopes = [[self.passes.gradients[u] or 0.0, self.passes.slopes[u][s] or 0.0] for u, s in uses]
+            note = "too many paths to write out: from the gradients of what uses it"
+        numbers = [style.product([style.number(slope) for slope in path]) for path in slopes]
+        parts = [[style.product(path) for path in symbols], [style.product(path) for path in names], numbers]
+        if len(slopes) > 1:
+            parts.append([style.number(math.prod(path)) for path in slopes])
+        if note and len(self.uses[index]) > MAX_USES:
+            parts = [[*terms, style.dots] for terms in parts if terms]
+            note += f", {len(self.uses[index])} uses"
+        return Line(_distinct([left, *(style.sum(terms) for terms in parts if terms), style.number(gradient)]), note)
+
+    def _paths(self, index: int) -> list[list[tuple[int, int]]]:
+        """Every path from the result down to a node, each a list of (node, operand slot)."""
+        complete: list[list[tuple[int, int]]] = []
+        growing: list[tuple[int, list[tuple[int, int]]]] = [(index, [])]
+        while growing:
+            top, path = growing.pop()
+            if top == self.output:
+                complete.append(path)
+            growing += [(user, [(user, slot), *path]) for user, slot in reversed(self.uses[top])]
+        return complete
+
+    def final(self, index: int) -> Line:
+        left = self.style.partial(self.names[self.output], self.names[index])
+        return Line([left, self.style.number(self.passes.gradients[index] or 0.0)])
+
+
+def _distinct(parts: list[str]) -> list[str]:
+    """Without a part that repeats the one before."""
+    return [part for number, part in enumerate(parts) if number == 0 or part != parts[number - 1]]
+
+
+def equation(line: Line, indent: str = "") -> str:
+    """One line of text, or where it is longer than `WIDTH` one below the other, aligned at the equals signs."""
+    note = f"   ({line.note})" if line.note else ""
+    one = indent + " = ".join(line.parts).replace("\n", " ") + note
+    if len(one) <= WIDTH:
+        return one
+    left, *rest = line.parts
+    below = "\n" + indent + " " * len(left)
+    return f"{indent}{left} = " + f"{below} = ".join(part.replace("\n", below + " ") for part in rest) + note
+
+
+def terminal(sections: list[Section]) -> str:
+    """Sections in `Text` notation, for the terminal."""
+    return "\n\n".join(
+        "\n".join([section.title, *(equation(line, "  ") for line in section.lines)]) for section in sections
+    )
+
+
+def markdown(passes: Passes, sections: list[Section], proof: str) -> str:
+    """Sections in `Text` notation as a Markdown document."""
+    blocks = [f"# Forward and backward, by hand\n\n```text\n{passes.graph.text.strip()}\n```"]
+    for section in sections:
+        equations = "\n".join(equation(line) for line in section.lines)
+        blocks.append(f"## {section.title}\n\n```text\n{equations}\n```")
+    return "\n\n".join([*blocks, proof]) + "\n"
+
+
+def latex(sections: list[Section], proof: str) -> str:
+    """Sections in `Latex` notation as a document for any LaTeX with amsmath."""
+    blocks = []
+    for section in sections:
+        lines = []
+        for line in section.lines:
+            left, *rest = line.parts
+            said = line.note.replace("_", r"\_")
+            note = rf" \quad \text{{({said})}}" if said else ""
+            short = sum(map(len, rest)) < LATEX_ROW
+            row, term = (" = ", " ") if short else ("\\\\\n  &= ", "\\\\\n  &\\quad ")
+            lines.append(rf"{left} &= " + row.join(part.replace("\n", term) for part in rest) + note)
+        equations = "\\\\\n".join(lines)
+        blocks.append(f"\\section*{{{section.title}}}\n\\begin{{align*}}\n{equations}\n\\end{{align*}}")
+    head = "\\documentclass{article}\n\\usepackage{amsmath}\n\\allowdisplaybreaks\n\\begin{document}\n"
+    return head + "\n\n".join([*blocks, proof]) + "\n\\end{document}\n"
+
+
+def dot(passes: Passes) -> str:
+    """The graph in Graphviz's language, values and gradients included."""
+    derivation = Derivation(passes, Text())
+    number = derivation.style.number
+
+    def statements() -> Iterator[str]:
+        for index, node in enumerate(passes.graph.nodes):
+            name, gradient = derivation.names[index], passes.gradients[index]
+            lines = [f"{name} = {derivation.formula(index)}"] if node.operands else []
+            lines += [name if node.operation == "constant" else f"{name} = {number(passes.values[index])}"]
+            if gradient is not None and node.operation != "constant":
+                lines.append(f"∂{derivation.names[passes.graph.output]}/∂{name} = {number(gradient)}")
+            text = r"\n".join(lines)
+            yield f'  n{index} [label="{text}", shape={"box" if node.operands else "ellipse"}];'
+            for slot, operand in enumerate(node.operands):
+                slope = passes.slopes[index][slot]
+                passed = f' [label="{number((passes.gradients[index] or 0.0) * slope)}"]' if slope is not None else ""
+                yield f"  n{operand} -> n{index}{passed};"
+
+    return "\n".join(["digraph backprop {", "  rankdir=LR;", *statements(), "}"]) + "\n"

@@ -1,0 +1,258 @@
+"""Forward and backward through a computational graph, by hand and then by torch.autograd.
+
+Everything loops over the nodes in order (or in reverse), once each, so that depth costs nothing but time.
+
+Where a function has a kink the slope is PyTorch's: 0 for relu at 0, one half to each operand of max and min where they
+are equal, and 0 for the exponent of a power of 0.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from mnist_mlp.backprop.expression import FUNCTIONS, ExpressionError, Graph, Node
+from mnist_mlp.settings import SettingError
+
+TOLERANCE = 1e-9  # of the comparison with autograd, relative to the terms that a number is the sum of
+
+
+class Operation(NamedTuple):
+    """An operation in float64: its value, and its slope by each operand given the operands and the value `u`."""
+
+    value: Callable[..., float]
+    slopes: tuple[Callable[..., float], ...]
+    domain: str = ""  # where it has a value
+
+
+def _sigmoid(a: float) -> float:
+    return 1 / (1 + math.exp(-a)) if a >= 0 else math.exp(a) / (1 + math.exp(a))  # neither exponential can overflow
+
+
+def _half_of_a_tie(difference: float) -> float:
+    return 1.0 if difference > 0 else 0.5 if difference == 0 else 0.0
+
+
+def _base_slope(a: float, b: float, u: float) -> float:
+    return b * math.pow(a, b - 1) if b else 0.0
+
+
+def _exponent_slope(a: float, b: float, u: float) -> float:
+    return 0.0 if a == 0 and b >= 0 else u * math.log(a)
+
+
+# The derivatives are those of any table, such as Abramowitz and Stegun, sections 3.3 and 4.1 to 4.5.
+OPERATIONS: dict[str, Operation] = {
+    "+": Operation(lambda a, b: a + b, (lambda a, b, u: 1.0, lambda a, b, u: 1.0)),
+    "-": Operation(lambda a, b: a - b, (lambda a, b, u: 1.0, lambda a, b, u: -1.0)),
+    "*": Operation(lambda a, b: a * b, (lambda a, b, u: b, lambda a, b, u: a)),
+    "/": Operation(lambda a, b: a / b, (lambda a, b, u: 1 / b, lambda a, b, u: -u / b)),
+    "**": Operation(
+        math.pow, (_base_slope, _exponent_slope), "a negative base takes a whole exponent, and a base of 0 none below 0"
+    ),
+    "neg": Operation(lambda a: -a, (lambda a, u: -1.0,)),
+    "exp": Operation(math.exp, (lambda a, u: u,)),
+    "log": Operation(math.log, (lambda a, u: 1 / a,), "its argument must be above 0"),
+    "sqrt": Operation(math.sqrt, (lambda a, u: 0.5 / u,), "its argument must be at least 0"),
+    "sin": Operation(math.sin, (lambda a, u: math.cos(a),)),
+    "cos": Operation(math.cos, (lambda a, u: -math.sin(a),)),
+    "tanh": Operation(math.tanh, (lambda a, u: 1 - u * u,)),
+    "sigmoid": Operation(_sigmoid, (lambda a, u: u * (1 - u),)),
+    "relu": Operation(lambda a: max(a, 0.0), (lambda a, u: float(a > 0),)),
+    "max": Operation(max, (lambda a, b, u: _half_of_a_tie(a - b), lambda a, b, u: _half_of_a_tie(b - a))),
+    "min": Operation(min, (lambda a, b, u: _half_of_a_tie(b - a), lambda a, b, u: _half_of_a_tie(a - b))),
+}
+
+
+class Passes(NamedTuple):
+    """A graph with its numbers, one entry per node.
+
+    Attributes:
+        values: of the forward pass.
+        gradients: of the result by each node; None for a constant, and for a node that the result does not depend on.
+        slopes: ∂node/∂operand by operand; None where the operand has no gradient.
+        magnitudes: the sum of the absolute values of the terms that a gradient is the sum of, over all paths.
+    """
+
+    graph: Graph
+    values: list[float]
+    gradients: list[float | None]
+    slopes: list[tuple[float | None, ...]]
+    magnitudes: list[float]
+
+    def uses(self) -> list[list[tuple[int, int]]]:
+        """For each node the uses through which its gradient comes, as (the node that uses it, which operand it is)."""
+        uses: list[list[tuple[int, int]]] = [[] for _ in self.values]
+        for index, node in enumerate(self.graph.nodes):
+            for slot, operand in enumerate(node.operands):
+                if self.slopes[index][slot] is not None:
+                    uses[operand].append((index, slot))
+        return uses
+
+    def distances(self) -> list[int]:
+        """For each node with a gradient the length of its longest path to the result, 0 for the result itself."""
+        distances = [0] * len(self.values)
+        for index, uses in reversed(list(enumerate(self.uses()))):
+            distances[index] = max((distances[user] + 1 for user, _ in uses), default=0)
+        return distances
+
+    def inputs(self) -> list[int]:
+        """Positions of the inputs, in the order in which the expression names them."""
+        return [index for index, node in enumerate(self.graph.nodes) if node.operation == "input"]
+
+
+def work(graph: Graph, given: Mapping[str, Any]) -> Passes:
+    """The forward and the backward pass.
+
+    Args:
+        given: each input's value by its name.
+
+    Raises:
+        SettingError: a value is missing, is no finite number, or belongs to no input.
+        ExpressionError: a node has no value or no slope here, or overflows.
+    """
+    values = _forward(graph, _inputs(graph, given))
+    return _backward(graph, values)
+
+
+def _inputs(graph: Graph, given: Mapping[str, Any]) -> dict[str, float]:
+    inputs = {node.name: node for node in graph.nodes if node.operation == "input"}
+    for name, value in given.items():
+        if name not in inputs:
+            listed = f"its variables are {', '.join(inputs)}" if inputs else "it has no variables"
+            raise SettingError(f"values.{name}", value, f"the expression has no variable {name}; {listed}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not abs(value) <= sys.float_info.max:  # a whole number may have any length; NaN fails, too
+            raise SettingError(f"values.{name}", value, "must be a finite number")
+    for name, node in inputs.items():
+        if name not in given:
+            raise ExpressionError(graph.text, node.place, f"{name} has no value: give it one with values.{name}=NUMBER")
+    return {name: float(value) for name, value in given.items()}
+
+
+def describe(node: Node, graph: Graph) -> str:
+    """A node as the sentences of errors name it, such as `v1 = a / b`."""
+    operands = [graph.nodes[operand].name for operand in node.operands]
+    if node.operation in FUNCTIONS:
+        return f"{node.name} = {node.operation}({', '.join(operands)})"
+    operands = [f"({operand})" if operand.startswith("-") else operand for operand in operands]
+    if node.operation == "neg":
+        return f"{node.name} = -{operands[0]}"
+    return f"{node.name} = {f' {node.operation} '.join(operands)}"
+
+
+def _at(node: Node, graph: Graph, values: list[float]) -> str:
+    """The operands' values: ` at a = 1, b = 0`; nothing for constants, which stand there."""
+    known = {graph.nodes[i].name: values[i] for i in node.operands if graph.nodes[i].operation != "constant"}
+    return " at " + ", ".join(f"{name} = {value:.6g}" for name, value in known.items()) if known else ""
+
+
+def _forward(graph: Graph, inputs: Mapping[str, float]) -> list[float]:
+    values: list[float] = []
+    for node in graph.nodes:
+        if node.operation in ("input", "constant"):
+            values.append(inputs[node.name] if node.operation == "input" else float(node.name))
+            continue
+        operation = OPERATIONS[node.operation]
+        try:
+            value = operation.value(*(values[operand] for operand in node.operands))
+            problem = "" if math.isfinite(value) else "overflows"
+        except ZeroDivisionError:
+            problem = "divides by zero"
+        except OverflowError:
+            problem = "overflows"
+        except ValueError:
+            problem = f"has no value ({operation.domain})"
+        if problem:
+            raise ExpressionError(
+                graph.text, node.place, f"{describe(node, graph)} {problem}{_at(node, graph, values)}"
+            )
+        values.append(value)
+    return values
+
+
+def _backward(graph: Graph, values: list[float]) -> Passes:
+    """Reverse accumulation: each node, last to first, hands its gradient times its slopes on to its operands."""
+    nodes = graph.nodes
+    varies = [node.operation == "input" for node in nodes]
+    for index, node in enumerate(nodes):
+        varies[index] |= any(varies[operand] for operand in node.operands)
+    gradients: list[float | None] = [None] * len(nodes)
+    magnitudes = [0.0] * len(nodes)
+    slopes: list[tuple[float | None, ...]] = [(None,) * len(node.operands) for node in nodes]
+    gradients[graph.output], magnitudes[graph.output] = 1.0, 1.0
+    for index in reversed(range(graph.output + 1)):
+        node, gradient = nodes[index], gradients[index]
+        if gradient is None or not varies[index]:
+            continue
+        arguments = [*(values[operand] for operand in node.operands), values[index]]
+        own: list[float | None] = []
+        for slot, operand in enumerate(node.operands):
+            own.append(None)
+            if not varies[operand]:
+                continue
+            try:
+                slope = OPERATIONS[node.operation].slopes[slot](*arguments)
+                total = (gradients[operand] or 0.0) + gradient * slope
+            except (ZeroDivisionError, OverflowError, ValueError):
+                slope = total = math.nan
+            if not math.isfinite(total):
+                name = nodes[operand].name
+                bounded = math.isfinite(slope)
+                what = f"makes the gradient of {name} overflow" if bounded else f"has no finite slope by {name}"
+                problem = f"{describe(node, graph)} {what}{_at(node, graph, values)}"
+                raise ExpressionError(graph.text, node.place, problem)
+            own[slot], gradients[operand] = slope, total
+            magnitudes[operand] += magnitudes[index] * abs(slope)
+        slopes[index] = tuple(own)
+    return Passes(graph, values, gradients, slopes, magnitudes)
+
+
+def _note(gradients: dict[int, float], index: int, gradient: Any) -> None:
+    gradients[index] = gradient.item()
+
+
+def prove(passes: Passes) -> float:
+    """Computes the same graph with torch in float64 and compares every value and every gradient with autograd's.
+
+    The gradients of the intermediate nodes come from hooks on them.
+
+    Returns:
+        The largest absolute difference.
+
+    Raises:
+        ExpressionError: two numbers differ by more than `TOLERANCE`, relative to the terms that they are the sum of.
+    """
+    import torch
+
+    symbols = {"+": "add", "-": "sub", "*": "mul", "/": "div", "**": "pow", "max": "maximum", "min": "minimum"}
+    nodes = passes.graph.nodes
+    tensors: list[torch.Tensor] = []
+    theirs: dict[int, float] = {}
+    for index, node in enumerate(nodes):
+        if node.operands:
+            function = getattr(torch, symbols.get(node.operation, node.operation))  # the others have torch's names
+            tensor = function(*(tensors[operand] for operand in node.operands))
+        else:
+            tensor = torch.tensor(passes.values[index], dtype=torch.float64, requires_grad=node.operation == "input")
+        if tensor.requires_grad:
+            tensor.register_hook(partial(_note, theirs, index))
+        tensors.append(tensor)
+    if tensors[passes.graph.output].requires_grad:
+        tensors[passes.graph.output].backward()  # type: ignore[no-untyped-call]
+
+    largest = 0.0
+    for index, node in enumerate(nodes):
+        terms = [passes.values[operand] for operand in node.operands]
+        checks = [("value", passes.values[index], tensors[index].item(), max(map(abs, terms), default=0.0))]
+        if tensors[index].requires_grad:
+            checks.append(
+                ("gradient", passes.gradients[index] or 0.0, theirs.get(index, 0.0), passes.magnitudes[index])
+            )
+        for what, ours, autograd, scale in checks:
+            largest = max(largest, abs(ours - autograd))
+            if not math.isclose(ours, autograd, rel_tol=TOLERANCE, abs_tol=TOLERANCE * scale):
+                problem = f"the {what} of {node.name} is {ours!r} here and {autograd!r} in torch.autograd"
+                raise ExpressionError(passes.graph.text, node.place, problem)
+    return largest

@@ -1,0 +1,250 @@
+"""`mnist-benchmark`: the training loop beside its peers, on the real images, in one run."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mnist_mlp.run.directory import durable_write
+from mnist_mlp.settings import SettingError, make_directory, one_sentence
+
+PLAIN, ARITHMETIC = "plain tensor loop", "arithmetic alone"
+OURS = ("this project", "this project, compiled")
+NETWORKS = {"network_a": (64, 128, 64), "network_b": (256, 512, 128)}
+PEERS = {"scikit-learn": "sklearn", "jax": "jax"}  # the extra `benchmark`, by the names of their modules
+SECTIONS = ("peers", "sweep", "steady")
+
+Epoch = dict[str, Any]  # seconds to `train` and of the `whole` epoch, bytes of `memory`
+
+
+def main() -> None:
+    """Runs `mnist-benchmark`. Exit status: 0, or 1 where something could not be measured."""
+    parser = argparse.ArgumentParser(prog="mnist-benchmark", description=__doc__)
+    parser.add_argument(
+        "sections",
+        metavar="SECTION",
+        nargs="*",
+        help="peers: seconds per epoch beside other ways to train. sweep: four runs, two at a time with a thread each, "
+        "and one by one with two. steady: epoch 200 beside epoch 5. (default: all)",
+    )
+    parser.add_argument("--epochs", type=int, default=7, help="measured of each contender (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of each contender (default: %(default)s)")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="(default: logs/benchmark/ and the time)")
+    arguments = parser.parse_args()
+    with one_sentence():
+        for section in arguments.sections:
+            if section not in SECTIONS:
+                raise SettingError("SECTION", section, f"must be one of {', '.join(SECTIONS)}")
+        for name in ("epochs", "threads"):
+            if getattr(arguments, name) < 1:
+                raise SettingError(f"--{name}", getattr(arguments, name), "must be at least 1")
+        output = arguments.output or Path("logs/benchmark") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        make_directory(output, "--output")
+        sys.exit(benchmark(arguments.sections or SECTIONS, arguments.epochs, arguments.threads, output))
+
+
+def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) -> int:
+    """Measures, prints tables and saves `benchmark.json` and `benchmark.png` in the directory `output`.
+
+    Returns:
+        The exit status: 1 where a contender failed.
+    """
+    import torch
+
+    from mnist_mlp.run.provenance import device_name, git_state, versions
+
+    console = Console(width=max(Console().width, 100))  # for the tables
+    results: dict[str, Any] = {
+        "device": device_name(torch.device("cpu")),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "versions": versions() | {package: version(package) for package in PEERS if find_spec(PEERS[package])},
+        "git": git_state(),
+    }
+    status = 0
+    if "peers" in sections:
+        results["peers"] = {name: peers(widths, epochs, threads, console) for name, widths in NETWORKS.items()}
+        for name, epochs_of in results["peers"].items():
+            console.print(table(name, epochs_of))
+            status |= any("error" in epoch for measured in epochs_of.values() for epoch in measured)
+        chart(results["peers"], output / "benchmark.png")
+    if "sweep" in sections:
+        results["sweep"] = sweep(console)
+    if "steady" in sections:
+        results["steady"] = steady(threads, console)
+    durable_write(output / "benchmark.json", json.dumps(results, indent=1).encode())
+    console.print(f"Saved in {output}", soft_wrap=True)
+    return status
+
+
+class Contender:
+    """A contender's process. `epoch` makes it train one, while the others wait."""
+
+    def __init__(self, name: str, widths: Sequence[int], threads: int) -> None:
+        from mnist_mlp.benchmark.peers import contend
+
+        self.name = name
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # read when the process first imports a library that uses it
+        context = multiprocessing.get_context("spawn")  # its own threads and its own state of the floating-point unit
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=contend, args=(name, widths, threads, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def epoch(self) -> Epoch:
+        try:
+            self.connection.send(True)
+            epoch: Epoch = self.connection.recv()
+        except (EOFError, BrokenPipeError):
+            epoch = {"error": "its process ended"}
+        return epoch
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.join(10)
+        self.process.kill()
+
+
+@contextmanager
+def contenders(names: Sequence[str], widths: Sequence[int], threads: int) -> Iterator[list[Contender]]:
+    started = [Contender(name, widths, threads) for name in names]
+    try:
+        yield list(started)
+    finally:
+        for contender in started:
+            contender.close()
+
+
+def peers(widths: Sequence[int], epochs: int, threads: int, console: Console) -> dict[str, list[Epoch]]:
+    """Of each contender its epochs, the first of which warms up; they take turns, so that all see the same machine."""
+    from mnist_mlp.benchmark.peers import CONTENDERS
+
+    measured: dict[str, list[Epoch]] = {name: [] for name in CONTENDERS}
+    with contenders(list(CONTENDERS), widths, threads) as running:
+        for number in range(epochs + 1):
+            with console.status(f"{list(widths)}: epoch {number} of {epochs}"):
+                for contender in list(running):
+                    measured[contender.name].append(contender.epoch())
+                    if "error" in measured[contender.name][-1]:
+                        running.remove(contender)
+                running.reverse()  # there and back: nobody is always first
+    return measured
+
+
+def table(network: str, measured: dict[str, list[Epoch]]) -> Table:
+    """Seconds per epoch, fastest first, and ratios to the plain loop and to the arithmetic of the same round.
+
+    In Markdown, mean ± standard deviation over the epochs after the first.
+    """
+    view = Table(title=f"{network}, seconds per training epoch", box=box.MARKDOWN)
+    for column in ("", "seconds", "× plain loop", "× arithmetic", "whole epoch", "× plain loop"):
+        view.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    rows = after_the_first(measured)
+    for name, epochs in sorted(rows.items(), key=lambda row: median(epoch["train"] for epoch in row[1])):
+        wholes = [epoch["whole"] for epoch in epochs]
+        cells = [spread([epoch["train"] for epoch in epochs])]
+        cells += [spread(ratios(epochs, rows.get(other, []))) for other in (PLAIN, ARITHMETIC)]
+        cells += ["", ""] if None in wholes else [spread(wholes), spread(ratios(epochs, rows.get(PLAIN, []), "whole"))]
+        view.add_row(name, *cells)
+    for name, epochs in measured.items():
+        if "error" in epochs[-1]:
+            view.add_row(name, f"not measured: {epochs[-1]['error']}")
+    return view
+
+
+def after_the_first(measured: dict[str, list[Epoch]]) -> dict[str, list[Epoch]]:
+    """The epochs that count, of each contender that has any and did not fail."""
+    return {name: epochs[1:] for name, epochs in measured.items() if len(epochs) > 1 and "error" not in epochs[-1]}
+
+
+def ratios(epochs: Sequence[Epoch], others: Sequence[Epoch], key: str = "train") -> list[float]:
+    """Of each round the seconds over the other's."""
+    return [epoch[key] / other["train"] for epoch, other in zip(epochs, others, strict=False)]
+
+
+def spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def chart(networks: dict[str, dict[str, list[Epoch]]], path: Path) -> None:
+    """Seconds per training epoch as bars, one panel a network."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    for axes, (network, measured) in zip(figure.subplots(1, len(networks)), networks.items(), strict=True):
+        rows = after_the_first(measured)
+        seconds = {name: median(epoch["train"] for epoch in epochs) for name, epochs in rows.items()}
+        names = sorted(seconds, key=lambda name: -seconds[name])
+        colors = ["tab:orange" if name in OURS else "tab:gray" for name in names]
+        bars = axes.barh(names, [seconds[name] for name in names], color=colors)
+        axes.bar_label(bars, fmt="%.2f", padding=3)
+        axes.set(title=network, xlabel="seconds per training epoch")
+        axes.margins(x=0.12)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def sweep(console: Console) -> dict[str, Any]:
+    """Seconds of four runs of 10 epochs: two at a time with one thread each, and one after the other with two."""
+    jobs = list(product(("baseline", "dropout_scheduler"), NETWORKS))
+
+    def seconds(at_a_time: int, threads: int) -> float:
+        with console.status(f"four runs, {at_a_time} at a time"), tempfile.TemporaryDirectory() as directory:
+
+            def train(job: tuple[str, str]) -> None:
+                experiment, network = job
+                overrides = [f"experiment={experiment}", f"model={network}", f"threads={threads}"]
+                overrides += ["trainer.max_epochs=10", f"run_dir={directory}/{experiment}-{network}"]
+                subprocess.run([sys.executable, "-m", "mnist_mlp.cli", *overrides], check=True, capture_output=True)
+
+            start = time.perf_counter()
+            with ThreadPoolExecutor(at_a_time) as pool:
+                list(pool.map(train, jobs))
+            return time.perf_counter() - start
+
+    side_by_side, one_by_one = seconds(2, threads=1), seconds(1, threads=2)
+    console.print(
+        f"four runs of 10 epochs: {side_by_side:.0f} s two at a time with one thread each, {one_by_one:.0f} s one by "
+        f"one with two: {side_by_side / one_by_one:.2f} ×"
+    )
+    return {"side_by_side": side_by_side, "one_by_one": one_by_one}
+
+
+def steady(threads: int, console: Console, first: int = 5, late: int = 200, rounds: int = 20) -> dict[str, Any]:
+    """Epoch `late` of this project beside epoch `first` of another run of it, in turns; and the memory between them."""
+    results = {}
+    for network, widths in NETWORKS.items():
+        with contenders([OURS[0], OURS[0]], widths, threads) as (young, old):
+            with console.status(f"{network}: {late} epochs"):
+                past = [old.epoch() for _ in range(late - 1)]
+                for _ in range(first - 1):
+                    young.epoch()
+            pairs = [(young.epoch(), old.epoch()) for _ in range(rounds)]
+        late_over_first = [b["whole"] / a["whole"] for a, b in pairs]
+        growth = (pairs[-1][1]["memory"] - past[first - 1]["memory"]) / 2**20
+        results[network] = {"late_over_first": late_over_first, "growth_mib": growth}
+        console.print(
+            f"{network}: epochs {late} to {late + rounds - 1} take {median(late_over_first):.2f} × the time of epochs "
+            f"{first} to {first + rounds - 1} (median; {spread(late_over_first)}); memory grew by {growth:.1f} MiB"
+        )
+    return results

@@ -1,0 +1,3 @@
+from mnist_mlp.report.command import main
+
+main()

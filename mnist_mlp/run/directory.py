@@ -1,0 +1,152 @@
+"""A run directory: one process at a time, and files that are whole whenever the power goes."""
+
+import csv
+import errno
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from mnist_mlp.run.identity import LENGTH, other_settings, was_run_with
+from mnist_mlp.run.metrics import COLUMNS, Row
+from mnist_mlp.run.records import Epochs, read_record
+from mnist_mlp.settings import SettingError, load_yaml, make_directory
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def durable_write(path: Path, content: bytes) -> None:
+    """Replaces `path` as a whole: written beside it, flushed to disk, renamed over it.
+
+    Raises:
+        OSError: the disk is full or the directory cannot be written; `path` is then what it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the rename itself
+        finally:
+            os.close(directory)
+
+
+class RunDirectory:
+    """The files of one run, as `README.md` describes them, and the right to write them.
+
+    Args:
+        path: the directory; made if it is not there.
+
+    Raises:
+        SettingError: it cannot be written, or another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.csv"
+        self.uncommitted = path / "uncommitted.diff"
+        self.last = path / "checkpoints" / "last.ckpt"
+        self.best = path / "checkpoints" / "best.ckpt"
+        make_directory(path)
+        self.last.parent.mkdir(exist_ok=True)
+        self._lock = FileLock(path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)  # the kernel frees it when this process ends, however it ends
+        except Timeout as error:
+            raise SettingError("run_dir", path, "is in use by another process: give another one, or wait") from error
+
+        for place in (path, self.last.parent, path / "tensorboard"):
+            for stale in place.glob(".*.tmp"):
+                stale.unlink()  # what a killed process was writing
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def refuse_other_settings(self, config: DictConfig) -> bool:
+        """Compares the recorded configuration with the one asked for.
+
+        Returns:
+            Whether more epochs are asked for than before.
+
+        Raises:
+            SettingError: they differ in more than `other_settings` leaves out or how many epochs it may yet take.
+        """
+        recorded = load_yaml(self.config, "run_dir")
+        longer = config.trainer.max_epochs > recorded.trainer.max_epochs
+        others = other_settings(recorded, config)
+        if longer:
+            del others[LENGTH]
+        if others:
+            raise SettingError("run_dir", self.path, f"{was_run_with(others)}: keep that, or give another run_dir")
+        return bool(longer)
+
+    def refuse_checkpoint(self, checkpoint: Mapping[str, Any], config: DictConfig) -> None:
+        """Raises: SettingError, where this `last.ckpt` is of a run with other settings than this directory's."""
+        others = other_settings(checkpoint["hyper_parameters"], config)
+        others.pop(LENGTH, None)  # the run may have become a longer one
+        if others:
+            raise SettingError(
+                "run_dir", self.last, f"is of a run with another {', '.join(others)}: restore this run's"
+            )
+
+    def write_config(self, config: DictConfig) -> None:
+        """Writes `config.yaml`, and Hydra's own record under a Hydra job."""
+        durable_write(self.config, OmegaConf.to_yaml(config).encode())
+        if HydraConfig.initialized():
+            hydra_config = OmegaConf.create({"hydra": HydraConfig.get()})
+            hydra_directory = self.path / ".hydra"
+            hydra_directory.mkdir(exist_ok=True)
+            durable_write(hydra_directory / "config.yaml", OmegaConf.to_yaml(config).encode())
+            durable_write(hydra_directory / "hydra.yaml", OmegaConf.to_yaml(hydra_config).encode())
+            overrides = OmegaConf.to_yaml(hydra_config.hydra.overrides.task)
+            durable_write(hydra_directory / "overrides.yaml", overrides.encode())
+
+    def read_record(self) -> dict[str, Any]:
+        """`run.json`, or {} in a new directory."""
+        return read_record(self.path)
+
+    def update_record(self, **entries: Any) -> None:
+        """Writes `run.json` with these entries changed; None removes one."""
+        record = {key: value for key, value in (self.read_record() | entries).items() if value is not None}
+        durable_write(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+
+    def write_uncommitted(self, diff: str | None) -> None:
+        """Writes `uncommitted.diff`; where nothing was uncommitted there is none."""
+        if diff is None:
+            self.uncommitted.unlink(missing_ok=True)
+        else:
+            durable_write(self.uncommitted, diff.encode(errors="surrogateescape"))
+
+    def epochs_written(self) -> int:
+        """Rows of `metrics.csv`."""
+        return len(Epochs(self.path))
+
+    def write_metrics(self, rows: Iterable[Row]) -> None:
+        durable_write(self.metrics, metrics_csv(rows).encode())
+
+
+def metrics_csv(rows: Iterable[Mapping[str, float]]) -> str:
+    """One line per epoch; floats as their shortest text that reads back as the same bits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,59 @@
+"""What makes two runs the same run: which settings say what is computed, and which only where, how long or how watched.
+
+Every comparison of settings in this package starts from these lists.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mnist_mlp.settings import flatten, spelled
+
+PLACES = ("run_dir", "sweep")  # where a run lies
+LABELS = ("experiment", "network")  # what it is called
+SEEDS = ("seed", "data.seed")  # what differs between the repetitions of one experiment
+LENGTH = "trainer.max_epochs"  # how far it goes
+WATCHED = ("tensorboard.",)  # what is shown of it; a name that ends in a dot stands for every setting under it
+
+
+def differing(
+    one: Mapping[str, Any] | DictConfig, other: Mapping[str, Any] | DictConfig, but: Iterable[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configurations differ: name -> both values, None for one that is not there.
+
+    Args:
+        one, other: nested or flat.
+        but: names to leave out; one that ends in a dot stands for every setting under it.
+    """
+    before, after = flatten(one), flatten(other)
+    names = sorted(before.keys() | after.keys())
+    return {
+        name: (before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name) and not is_among(name, but)
+    }
+
+
+def is_among(name: str, names: Iterable[str]) -> bool:
+    """Whether a setting is one of these, or lies under one that ends in a dot."""
+    return any(name == other or (other.endswith(".") and name.startswith(other)) for other in names)
+
+
+def other_settings(one: Mapping[str, Any] | DictConfig, other: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
+    """The settings that make one configuration another run than the other, as `differing` gives them."""
+    return differing(one, other, (*PLACES, *WATCHED))
+
+
+def was_run_with(others: Mapping[str, tuple[Any, Any]]) -> str:
+    """What to say of `other_settings`, as the command line writes them."""
+    kept = (f"{name}={spelled(before)} (not {spelled(now)})" for name, (before, now) in others.items())
+    return f"was run with {', '.join(kept)}"
+
+
+def fingerprint(config: Mapping[str, Any] | DictConfig) -> str:
+    """The same for two configurations that are the same run, wherever it lies. A setting that came after a run was
+    made is null where that run is repeated."""
+    settings = sorted(flatten(config).items())
+    return json.dumps({name: value for name, value in settings if name not in PLACES and value is not None})

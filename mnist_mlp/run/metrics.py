@@ -1,0 +1,54 @@
+"""What a run measures each epoch: the columns of `metrics.csv`, what each is called and how it is shown.
+
+This is the one table of them. A new column takes a row here, and a value that the classifier measures under its name.
+"""
+
+from typing import Literal, NamedTuple
+
+Form = Literal["count", "loss", "fraction", "rate", "seconds"]
+Row = dict[str, float]  # one epoch: column -> value
+
+
+class Metric(NamedTuple):
+    """One column.
+
+    Args:
+        name: of the column, and TensorBoard's tag.
+        title: in words.
+        form: what kind of number it is; losses are means over samples, fractions lie in 0..1.
+        chart: TensorBoard's chart that shows it together with others; None for a chart of its own.
+    """
+
+    name: str
+    title: str
+    form: Form
+    chart: str | None = None
+
+    def text(self, value: float) -> str:
+        """A value as tables show it: a loss with four digits, a fraction in percent."""
+        forms: dict[Form, str] = {
+            "count": f"{value:.0f}",
+            "loss": f"{value:.4f}",
+            "fraction": f"{100 * value:.2f}",
+            "rate": f"{value:g}",
+            "seconds": f"{value:.1f}",
+        }
+        return forms[self.form]
+
+
+METRICS = (
+    Metric("epoch", "epoch", "count"),
+    Metric("train/loss", "training loss", "loss", "loss"),
+    Metric("train/error", "training error", "fraction", "error"),
+    Metric("val/loss", "validation loss", "loss", "loss"),
+    Metric("val/error", "validation error", "fraction", "error"),
+    Metric("val/accuracy", "validation accuracy", "fraction", "accuracy, precision, recall and F1"),
+    Metric("val/precision", "validation precision", "fraction", "accuracy, precision, recall and F1"),
+    Metric("val/recall", "validation recall", "fraction", "accuracy, precision, recall and F1"),
+    Metric("val/f1", "validation F1", "fraction", "accuracy, precision, recall and F1"),
+    Metric("lr", "learning rate", "rate"),
+    Metric("seconds", "seconds", "seconds"),
+)
+COLUMNS = tuple(metric.name for metric in METRICS)
+METRIC = {metric.name: metric for metric in METRICS}
+CLASSIFICATION = ("accuracy", "precision", "recall", "f1")  # what is measured on the validation and on the test set

@@ -1,0 +1,402 @@
+"""`mnist-train -m search=tpe`: better settings, looked for by Optuna, each trial a job of a sweep.
+
+The study lies in the sweep's directory and is written before a trial starts and when it ends, so that a search goes on
+where it was killed. A trial's values are a function of the study and of (seed, trial) alone: with one job at a time a
+search is repeatable, kills or none; with more it depends on which trial ends first. Optuna takes a second to import,
+which a command that does not search does not spend.
+"""
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mnist_mlp.run.directory import RunDirectory
+from mnist_mlp.run.identity import other_settings, was_run_with
+from mnist_mlp.run.records import Epochs, read_record
+from mnist_mlp.seeds import stream_seed
+from mnist_mlp.settings import (
+    NUMBER,
+    RULES,
+    SEARCH_RULES,
+    TRUTH,
+    SettingError,
+    check,
+    end,
+    flatten,
+    no_such_setting,
+    settle,
+    without_hydra,
+)
+from mnist_mlp.sweeps.study import (
+    DIRECTORY,
+    NAMES,
+    STUDY,
+    Direction,
+    close,
+    counts,
+    open_study,
+    ranking,
+    trials_of,
+    write_best,
+)
+from mnist_mlp.sweeps.view import Job
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import RDBStorage
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+INTERVALS = ({"low", "high"}, {"low", "high", "log"})
+DIGITS = 4  # of a value from an interval: nobody types, or needs, the others
+
+# With another of these the trials could not be compared with each other, or would not be runs of their own.
+FIXED = (*NAMES, "data.test_size", "data.validation_size", "data.split_seed", "data.eval_batch_size")
+
+
+class Trial(NamedTuple):
+    """What a job is made of: its directory's name, and the values to try as overrides."""
+
+    name: str
+    overrides: list[str]
+
+
+class CheckSearch(Callback):
+    """Hydra callback: refuses a search that cannot be made before there is a directory for it."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.get("search"):
+            end(SettingError("search", config.hydra.runtime.choices.search, "is a sweep of trials: add -m"))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            if config.get("search"):
+                check_search(config)
+        except (SettingError, OmegaConfBaseException) as error:
+            end(error)  # by SystemExit: of any other exception Hydra makes a warning
+
+
+def check_search(config: DictConfig) -> None:
+    """Raises: SettingError, where this composed configuration of a sweep is not one of a search that can be made."""
+    check(config, SEARCH_RULES)
+    chosen = config.hydra.runtime.choices["hydra/launcher"]
+    if chosen != "process":
+        raise SettingError("hydra/launcher", chosen, "must be process for a search, which starts and stops its trials")
+    if config.data.get("validation_size") is None:
+        problem = "must be a number for a search: the official test images may not decide about settings"
+        raise SettingError("data.validation_size", None, problem)
+    space = read_space(config)
+    for override in OverridesParser.create().parse_overrides(list(config.hydra.overrides.task)):
+        name, _, value = str(override.input_line).partition("=")
+        if override.is_sweep_override():
+            raise SettingError(name, value, "must be one value: a search varies what is in search.space only")
+        if override.key_or_group in space:
+            problem = f"is what the search looks for: leave it out, or say search.space.{override.key_or_group}=null"
+            raise SettingError(name, value, problem)
+
+
+def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
+    """What is searched, by setting: `choices`, or `low`, `high`, `log` and `whole` for whole numbers only.
+
+    Raises:
+        SettingError: there is no such setting, or it cannot take every value of its interval or choices.
+    """
+    container: Any = OmegaConf.to_container(without_hydra(config))
+    known = flatten(container)
+    space = dict(_dimensions(container["search"]["space"] or {}))
+    for setting, dimension in space.items():
+        where = f"search.space.{setting}"
+        if setting in FIXED:
+            raise SettingError(where, _text(dimension), "cannot be searched: the trials could not be compared")
+        if setting not in known:
+            settings = [name for name in known if name not in FIXED and not name.startswith("search.")]
+            raise SettingError(where, _text(dimension), no_such_setting(setting, settings))
+        if "choices" in dimension:
+            ends = [(f"{where}.choices", value) for value in dimension["choices"]]
+            if not ends:
+                raise SettingError(f"{where}.choices", "[]", "must have at least one value")
+        else:
+            ends = [(f"{where}.{name}", dimension[name]) for name in ("low", "high")]
+            low, high, log = dimension["low"], dimension["high"], dimension.setdefault("log", False)
+            for name, value in ends:
+                if not NUMBER.accepts(value) or not math.isfinite(value):
+                    raise SettingError(name, _text(value), "must be a number")
+            if low >= high:
+                raise SettingError(f"{where}.low", low, f"must be below {where}.high={high}")
+            if not TRUTH.accepts(log):
+                raise SettingError(f"{where}.log", _text(log), f"must be {TRUTH.wanted}")
+            if log and low <= 0:
+                raise SettingError(f"{where}.low", low, "must be above 0 on a logarithmic scale")
+            dimension["whole"] = all(type(value) is int for value in (low, high, known[setting]))
+        for name, value in ends:
+            if setting in RULES and not RULES[setting].accepts(value):
+                raise SettingError(name, _text(value), f"{setting} must be {RULES[setting].wanted}")
+    if not space:
+        raise SettingError("search.space", "{}", "must hold a setting, such as search.space.optimizer.lr")
+    return space
+
+
+def _dimensions(node: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each setting in the nested `search.space`; null leaves one out."""
+    for key, value in node.items():
+        setting, keys = f"{prefix}{key}", set(value) if isinstance(value, dict) else set()
+        if keys and not keys & {"low", "high", "log", "choices"}:
+            yield from _dimensions(value, f"{setting}.")
+        elif keys in INTERVALS or (keys == {"choices"} and isinstance(value["choices"], list)):
+            yield setting, value
+        elif value is not None:
+            problem = "must be an interval, such as {low: 0.1, high: 0.5}, or choices, such as {choices: [1, 2]}"
+            raise SettingError(f"search.space.{setting}", _text(value), problem)
+
+
+class Search:
+    """The study of a search: says what to try next, and is told what came of it.
+
+    Only the process that holds the sweep may have one. A trial that the study calls running is then one that was cut
+    short: it is resumed, with the same values in the same directory. One that failed is tried again by each command, a
+    loss that was not finite aside.
+
+    Args:
+        config: of the sweep, checked.
+        loader: what composes its jobs.
+        overrides: of its command line.
+        directory: of the sweep.
+
+    Raises:
+        SettingError: the directory holds something else.
+    """
+
+    def __init__(self, config: DictConfig, loader: ConfigLoader, overrides: Sequence[str], directory: Path) -> None:
+        self.settings, self.seed, self.directory = config.search, config.seed, directory
+        self.direction: Direction = "minimize" if self.settings.objective == "val/loss" else "maximize"
+        self.space = read_space(config)
+        # A trial is a run like any other, and composed without the search: what that says of a run goes with it.
+        self.base = [override for override in overrides if not override.lstrip("+~").startswith(("search=", "search."))]
+        plain, searched = loader.load_sweep_config(config, self.base), _settings(config)
+        for name, (_, value) in other_settings(_settings(plain), searched).items():
+            if not name.startswith("search."):
+                self.base.append(f"{name}={_text(value)}")
+        chosen, usual = plain.hydra.runtime.choices, loader.load_sweep_config(config, []).hydra.runtime.choices
+        groups = {
+            group: chosen[group]
+            for group, option in usual.items()
+            if "/" not in group and group not in ("experiment", "search") and chosen[group] != option
+        }
+        defaults = loader.load_sweep_config(config, [f"{group}={option}" for group, option in groups.items()])
+        stated = [str(name) for name in defaults if name not in ("hydra", "search", *NAMES)]
+        left_out = (*NAMES, *self.space, "search.trials")
+        self.study, self.storage = self._open(
+            {
+                "settings": {name: value for name, value in searched.items() if name not in left_out},
+                "command": shlex.join(["mnist-train", "-m", *overrides]),
+                "groups": groups,
+                "defaults": OmegaConf.to_yaml(OmegaConf.masked_copy(defaults, stated)),  # with its interpolations
+            }
+        )
+        self._seen: dict[str, int] = {}  # how many epochs of a trial were looked at
+        self._unfinished = list(self._take_up())
+
+    def _open(self, attributes: Mapping[str, Any]) -> tuple["Study", "RDBStorage"]:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        path = self.directory / STUDY
+        if not path.exists():
+            if any(self.directory.glob("*/run.json")):
+                raise SettingError(
+                    "sweep", os.path.relpath(self.directory), "holds a sweep that is no search: give another name"
+                )
+            temporary = path.with_name(f".{STUDY}.tmp")
+            temporary.unlink(missing_ok=True)
+            study, storage = open_study(temporary, self.direction)
+            for name, value in attributes.items():
+                study.set_user_attr(name, value)
+            close(storage)
+            temporary.replace(path)
+        study, storage = open_study(path)
+        others = other_settings(study.user_attrs["settings"], attributes["settings"])
+        if others:
+            problem = f"holds a search that {was_run_with(others)}: keep that, or give another name"
+            raise SettingError("sweep", os.path.relpath(self.directory), problem)
+        return study, storage
+
+    def _take_up(self) -> Iterator[Trial]:
+        """The trials that were cut short, and those that failed and may not the next time."""
+        from optuna.trial import TrialState
+
+        for name, trial in trials_of(self.study).items():
+            if trial.state == TrialState.FAIL:
+                record = read_record(self.directory / name)
+                if record.get("status") == "completed" or str(record.get("error")).startswith("NonFiniteLossError"):
+                    continue  # it would be the same again
+                self._add(name, trial.params)
+            if trial.state in (TrialState.RUNNING, TrialState.FAIL):
+                yield Trial(name, self._overrides(trial.params))
+
+    def ask(self) -> Trial | None:
+        """The next trial, which the study then calls running; None where there are as many as were asked for."""
+        if self._unfinished:
+            return self._unfinished.pop(0)
+        count = len(trials_of(self.study))
+        if count >= self.settings.trials:
+            return None
+        import optuna
+
+        seed = stream_seed(self.seed, "search", count) % 2**32
+        sampler = (
+            optuna.samplers.RandomSampler(seed)
+            if self.settings.sampler == "random"
+            else optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.settings.random_trials)
+        )
+        # Asked of a copy in memory: a kill would leave a trial with half its values in the study itself.
+        copy = optuna.create_study(direction=self.direction, sampler=sampler)
+        copy.add_trials(self.study.get_trials(deepcopy=False))
+        found = copy.ask(self._distributions()).params
+        params = {name: _rounded(value, self.space[name]) for name, value in found.items()}
+        trial = Trial(f"trial={count:03d}", self._overrides(params))
+        self._add(trial.name, params)
+        return trial
+
+    def _add(self, name: str, params: dict[str, Any]) -> None:
+        from optuna.trial import TrialState, create_trial
+
+        running = create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions=self._distributions(),
+            user_attrs={DIRECTORY: name},
+        )
+        self.study.add_trial(running)
+
+    def _distributions(self) -> "dict[str, BaseDistribution]":
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        found: dict[str, BaseDistribution] = {}
+        for name, dimension in self.space.items():
+            if "choices" in dimension:
+                found[name] = CategoricalDistribution([_scalar(value) for value in dimension["choices"]])
+            else:
+                kind = IntDistribution if dimension["whole"] else FloatDistribution
+                found[name] = kind(dimension["low"], dimension["high"], log=dimension["log"])
+        return found
+
+    def _overrides(self, params: Mapping[str, Any]) -> list[str]:
+        choices = {
+            name: next(value for value in dimension["choices"] if _scalar(value) == params[name])
+            for name, dimension in self.space.items()
+            if "choices" in dimension
+        }
+        return [f"{name}={_text(choices.get(name, params[name]))}" for name in self.space]
+
+    def is_hopeless(self, job: Job) -> bool:
+        """Whether a running trial is to be stopped, which the study then knows.
+
+        Looked at after each epoch but the last, so that what is pruned does not depend on when this is called.
+        """
+        import optuna
+        from optuna.trial import TrialState
+
+        if not self.settings.prune:
+            return False
+        values = self._objective(job)
+        if len(values) == self._seen.get(job.name, 0):
+            return False
+        trial = trials_of(self.study)[job.name]
+        pruner = optuna.pruners.MedianPruner(
+            n_startup_trials=self.settings.prune_after_trials, n_warmup_steps=self.settings.prune_after_epochs
+        )
+        # The last that an earlier process noted is looked at again: it may have been killed in between.
+        first = self._seen.get(job.name) or max(1, trial.last_step or 1) - 1
+        for epoch, value in list(enumerate(values, 1))[first:]:
+            if not math.isfinite(value):
+                break
+            self.storage.set_trial_intermediate_value(self._id(trial), epoch, value)
+            now = self.study.get_trials(deepcopy=False)[trial.number]
+            if epoch < job.epochs and pruner.prune(self.study, now):
+                self.study.tell(trial.number, state=TrialState.PRUNED)
+                return True
+        self._seen[job.name] = len(values)
+        return False
+
+    def _objective(self, job: Job) -> list[float]:
+        epochs = Epochs(job.path)
+        return epochs[self.settings.objective].tolist() if len(epochs) else []
+
+    def _id(self, trial: "FrozenTrial") -> int:
+        study = self.storage.get_study_id_from_name(self.study.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study, trial.number)
+
+    def tell(self, job: Job) -> None:
+        """Notes what came of a trial, and makes the job's state `pruned` where that is what it is.
+
+        An interrupted one stays as it is in the study, and so is resumed.
+        """
+        from optuna.trial import TrialState
+
+        trial = trials_of(self.study)[job.name]
+        if trial.state == TrialState.RUNNING and job.state == "completed":
+            self.is_hopeless(job)  # its last epochs may not have been looked at
+            trial = trials_of(self.study)[job.name]
+        if trial.state == TrialState.PRUNED:
+            job.state = "pruned"
+            with RunDirectory(job.path) as run:
+                if run.read_record().get("status") == "interrupted":
+                    problem = f"the best {self.settings.objective} was worse than the median of the complete trials'"
+                    run.update_record(error=f"pruned after epoch {trial.last_step}: {problem}")
+        elif job.state == "completed":
+            values = self._objective(job)
+            if all(map(math.isfinite, values)):
+                self.study.tell(trial.number, max(values) if self.direction == "maximize" else min(values))
+                if ranking(self.study)[0].user_attrs[DIRECTORY] == job.name:
+                    write_best(self.study, self.directory)
+            else:
+                job.state, job.cause = "failed", f"{self.settings.objective} is not finite"
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        elif job.state == "failed":
+            self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def progress(self) -> str:
+        """How far the search is, in a line."""
+        return f"{len(trials_of(self.study))} of {self.settings.trials} trials: {counts(self.study)}"
+
+    def is_over(self) -> bool:
+        """Whether the same command would have nothing to do."""
+        from optuna.trial import TrialState
+
+        states = [trial.state for trial in trials_of(self.study).values()]
+        return len(states) >= self.settings.trials and TrialState.RUNNING not in states
+
+
+def _settings(config: DictConfig) -> dict[str, Any]:
+    """The run that a composed configuration asks for, as {"optimizer.lr": 0.001, ...}."""
+    HydraConfig.instance().set_config(config)  # what ${hydra:...} looks at
+    settings = without_hydra(config)
+    settle(settings)
+    return flatten(OmegaConf.to_container(settings))
+
+
+def _text(value: Any) -> str:
+    """A value as JSON, which the command line takes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _scalar(value: Any) -> Any:
+    """What a study takes for a choice."""
+    return value if isinstance(value, int | float | str) or value is None else _text(value)
+
+
+def _rounded(value: Any, dimension: Mapping[str, Any]) -> Any:
+    if not isinstance(value, float) or "choices" in dimension:
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), dimension["low"]), dimension["high"])

@@ -1,0 +1,152 @@
+"""What a search has found: its study, in the sweep's directory, as a table, an experiment file and a plot."""
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from mnist_mlp.run.directory import durable_write
+from mnist_mlp.run.identity import PLACES
+from mnist_mlp.run.records import read_record
+from mnist_mlp.settings import SettingError, flatten, load_yaml
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+Direction = Literal["minimize", "maximize"]
+STUDY = "study.db"  # SQLite: one file that is whole after any kill, and what Optuna's other tools read
+BEST = Path("experiment") / "best.yaml"  # in the sweep's directory, where --config-dir finds it
+DIRECTORY = "directory"  # a trial's own attribute in the study: the name of its run directory
+SHOWN = 10  # trials in the table
+NAMES = (*PLACES, "experiment", "network")  # settings that only say what a run is called
+
+
+def open_study(path: Path, direction: Direction | None = None) -> tuple["Study", "RDBStorage"]:
+    """The study in a file; with a direction a new one."""
+    import optuna
+
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
+    if direction is not None:
+        return optuna.create_study(storage=storage, study_name="search", direction=direction), storage
+    return optuna.load_study(study_name="search", storage=storage), storage
+
+
+def close(storage: "RDBStorage") -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def trials_of(study: "Study") -> "dict[str, FrozenTrial]":
+    """The trials by their directories' names; of one that failed and was tried again, the last try.
+
+    Raises:
+        SettingError: a name is not one that a search gives, so it may lead out of the sweep's directory.
+    """
+    trials = {str(trial.user_attrs.get(DIRECTORY)): trial for trial in study.get_trials(deepcopy=False)}
+    for name in trials:
+        if not re.fullmatch(r"trial=\d+", name):
+            raise SettingError("sweep", STUDY, f"is damaged: it names a trial {name!r}, which is no trial=NUMBER")
+    return trials
+
+
+def counts(study: "Study") -> str:
+    """How many trials came to what end."""
+    found = Counter(trial.state.name for trial in trials_of(study).values())
+    said = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
+    return ", ".join(f"{found[state]} {word}" for state, word in said.items() if found[state] or word == "complete")
+
+
+def conclude(directory: Path) -> Group:
+    """Writes the best settings so far as an experiment, and a plot; returns the best trials as a table."""
+    from mnist_mlp.drawing.figure import png, svg
+    from mnist_mlp.sweeps.search_figure import draw
+
+    study, storage = open_study(directory / STUDY)
+    try:
+        trials = trials_of(study)
+        figure = draw(study, study.user_attrs["settings"]["search.objective"], list(trials.values()))
+        for kind, save in (("png", png), ("svg", svg)):
+            durable_write(directory / f"search.{kind}", save(figure))
+        lines: list[Table | Text] = [Text(f"{len(trials)} trials: {counts(study)}")]
+        ranked = ranking(study)
+        if ranked:
+            write_best(study, directory)
+            lines.insert(0, _table(study, ranked[:SHOWN]))
+            lines.append(Text(f"Best settings: mnist-train --config-dir {os.path.relpath(directory)} experiment=best"))
+        return Group(*lines)
+    finally:
+        close(storage)
+
+
+def ranking(study: "Study") -> "list[FrozenTrial]":
+    """The complete trials, the best first; of a tie the earliest."""
+    from optuna.study import StudyDirection
+    from optuna.trial import TrialState
+
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
+    return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+
+def _table(study: "Study", ranked: "list[FrozenTrial]") -> Table:
+    objective = study.user_attrs["settings"]["search.objective"]
+    settings = list(ranked[0].params)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left", title_style="italic")
+    table.title = "the best trials"
+    for column in ("trial", objective, *(name.rpartition(".")[2] for name in settings)):
+        table.add_column(column, justify="right" if column != "trial" else "left")
+    for trial in ranked:
+        name = trial.user_attrs[DIRECTORY].removeprefix("trial=")
+        table.add_row(name, f"{trial.value:.4f}", *(str(trial.params[name]) for name in settings))
+    return table
+
+
+def write_best(study: "Study", directory: Path) -> None:
+    """Writes the best trial's settings as an experiment file, with only what differs from the defaults."""
+    known, trial = study.user_attrs, ranking(study)[0]
+    run = directory / trial.user_attrs[DIRECTORY]
+    config, record = load_yaml(run / "config.yaml", "sweep"), read_record(run)
+    objective, images = known["settings"]["search.objective"], config.data.validation_size
+    header = [
+        "@package _global_",
+        f"mnist-train --config-dir {os.path.relpath(directory)} experiment=best",
+        "",
+        f"{run.name}, the best of {len(trials_of(study))} trials ({counts(study)}) of",
+        f"  {known['command']}",
+        f"{objective}={trial.value!r} in the best of {record['epochs']} epochs, in {record['wall_seconds']:.1f} s,",
+        f"on {images:,} of the training images. With data.validation_size=null they are trained on too, and the",
+        "official test images are the validation set again.",
+    ]
+    stated = differences(config, known["defaults"])
+    if known["groups"]:
+        stated = {"defaults": [{f"override /{group}": option} for group, option in known["groups"].items()], **stated}
+    # A command may have a line break in it, after which nothing must stand outside of the comment.
+    comment = (line for entry in header for line in entry.splitlines() or [""])
+    text = "".join(f"# {line}".rstrip() + "\n" for line in comment) + OmegaConf.to_yaml(OmegaConf.create(stated))
+    (directory / BEST).parent.mkdir(exist_ok=True)
+    durable_write(directory / BEST, text.encode())
+
+
+def differences(config: DictConfig, defaults: str) -> dict[str, Any]:
+    """What to state, nested, so that the defaults (YAML, with their interpolations) become the settings of `config`.
+
+    A setting that is computed from another one is stated only where that does not bring it about.
+    """
+    composed, stated = OmegaConf.create(defaults), OmegaConf.create()
+    wanted = {name: value for name, value in flatten(OmegaConf.to_container(config)).items() if name not in NAMES}
+    for computed in (False, True):
+        written = flatten(OmegaConf.to_container(composed))
+        values = flatten(OmegaConf.to_container(composed, resolve=True))
+        for name, value in wanted.items():
+            if ("${" in str(written.get(name))) == computed and (name not in values or values[name] != value):
+                for target in (composed, stated):
+                    OmegaConf.update(target, name, value, force_add=True)
+    return {str(name): node for name, node in stated.items()}

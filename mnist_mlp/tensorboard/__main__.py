@@ -1,0 +1,3 @@
+from mnist_mlp.tensorboard.serve import main
+
+main()

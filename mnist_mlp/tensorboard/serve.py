@@ -1,0 +1,161 @@
+"""`mnist-tensorboard DIR`: TensorBoard on the runs under a directory, set up for sweeps of hundreds of them."""
+
+import argparse
+import json
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from mnist_mlp.settings import SettingError, one_sentence
+
+HOST = "127.0.0.1"
+RELOAD_SECONDS = 5.0
+# How many steps TensorBoard keeps of each tag. Its own 10 images would leave out the best epoch. Not 0 for all of them:
+# its data server then answers with none.
+SAMPLES = {"scalars": 100_000, "images": 100, "pr_curves": 100}
+# What a browser has not been told otherwise: no smoothing, which would draw curves that were not measured, and new data
+# without asking. TensorBoard wants more than 30 seconds.
+BROWSER_SETTINGS = {"scalarSmoothing": 0, "autoReload": True, "autoReloadPeriodInMs": 31_000}
+# With more runs than this TensorBoard selects none of them, and its charts open empty.
+SELECTED = 40
+# http://127.0.0.1:6006/ itself, less the tab. Its script sees what the server does not: a tab in the address, and the
+# settings that this browser keeps for this address.
+LANDING = f"""<!doctype html>
+<title>TensorBoard</title>
+<script>
+  const settings = "_tb_global_settings";
+  localStorage.getItem(settings) || localStorage.setItem(settings, '{json.dumps(BROWSER_SETTINGS)}');
+  location.replace("/index.html" + (location.hash || "#TAB"));
+</script>
+"""
+
+WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def main() -> None:
+    """Runs `mnist-tensorboard` until Ctrl-C or SIGTERM. Exit status: 0, or 1 where DIR or the port cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="mnist-tensorboard", description=f"Serves the runs under DIR on {HOST}, until Ctrl-C."
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, nargs="?", default=Path("logs"), help="default: logs")
+    parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0 is any that is free")
+    arguments = parser.parse_args()
+    with one_sentence():
+        refuse(arguments.directory, arguments.port)
+        serve(arguments.directory, arguments.port)
+
+
+def refuse(directory: Path, port: int) -> None:
+    """Raises: SettingError, where there is no directory to show or no port to show it at, before TensorBoard is loaded.
+
+    A directory that is not there yet is none of that: a sweep may be about to make it.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise SettingError("DIR", directory, "is a file: give a run, a sweep or any directory above them")
+    if not 0 <= port < 2**16:
+        raise SettingError("--port", port, "must be a whole number from 0 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a port just left is free
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise SettingError("--port", port, f"cannot be used ({error.strerror}): give another one") from error
+
+
+def serve(directory: Path, port: int) -> None:
+    """Serves TensorBoard until this process is asked to end."""
+    from tensorboard import default, program
+    from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
+    from tensorboard_data_server import server_binary
+
+    class InOrder(CustomScalarsPlugin):  # type: ignore[misc]  # which has no types
+        """Gives each run's tags in order. TensorBoard marks a chart's first ◼ and its second ◆; the data server has
+        another order for each run, so that the marks would not say which curve is training and which validation."""
+
+        def scalars_impl(self, *arguments: Any) -> dict[str, Any]:
+            found: dict[str, Any] = super().scalars_impl(*arguments)
+            return found | {"tag_to_events": dict(sorted(found["tag_to_events"].items()))}
+
+    class Server(program.WerkzeugServer):  # type: ignore[misc]
+        def __init__(self, application: WSGI, flags: argparse.Namespace) -> None:
+            super().__init__(with_landing(application, directory), flags)
+
+        def print_serving_message(self) -> None:
+            print(f"{contents(directory)}\n{self.get_url()} shows them until Ctrl-C", flush=True)
+
+    plugins = [InOrder if plugin is CustomScalarsPlugin else plugin for plugin in default.get_plugins()]
+    tensorboard = program.TensorBoard(plugins, server_class=Server)
+    tensorboard.configure(
+        logdir=os.fspath(directory),
+        host=HOST,
+        port=port,
+        window_title=f"{directory} · TensorBoard",
+        # The data server, where its package has one for this system, reads hundreds of runs in seconds. It follows
+        # every file of a run, of which a resumed one has several; Python's own reader has to be told to.
+        load_fast="true" if server_binary() else "false",
+        reload_multifile=True,
+        reload_interval=RELOAD_SECONDS,
+        samples_per_plugin=SAMPLES,
+    )
+    try:
+        sys.exit(tensorboard.main())
+    except KeyboardInterrupt:  # before its server was listening for that
+        sys.exit(0)
+
+
+def event_files(directory: Path) -> dict[Path, list[Path]]:
+    """The event files of each run under `directory`, in order of the runs' paths; a run may have none."""
+    from mnist_mlp.run.records import find_runs
+
+    return {run: sorted(run.glob("tensorboard/**/*tfevents*")) for run in find_runs(directory)}
+
+
+def contents(directory: Path) -> str:
+    """What there is to show, and what of it is not: a sentence for each."""
+    files = event_files(directory)
+    shown, without = sum(map(bool, files.values())), sum(not found for found in files.values())
+    lines = [f"{shown} run{'' if shown == 1 else 's'} under {directory}"]
+    if not shown:
+        lines = [f"There are no runs to show under {directory} yet: they appear here as they start"]
+    if without:
+        lines.append(f"{without} more without event files: not shown")
+    lines += [
+        f"{file}: ends within an event, as after a kill or while it is written; what comes before is shown"
+        for found in files.values()
+        for file in found
+        if ends_within_an_event(file)
+    ]
+    return "\n".join(lines)
+
+
+def ends_within_an_event(path: Path) -> bool:
+    """Whether the last record of an event file is incomplete.
+
+    A record is its length (64 bits, little-endian), a checksum of that (32), the event and a checksum of it (32):
+    https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+    """
+    size, position = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            position += 16 + int(struct.unpack("<Q", file.read(8))[0])
+    return position != size
+
+
+def with_landing(application: WSGI, directory: Path) -> WSGI:
+    """TensorBoard's application, with `LANDING` at its root: on the charts, or of many runs on their table."""
+
+    def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environment["PATH_INFO"] != "/" or environment.get("QUERY_STRING"):
+            return application(environment, start_response)
+        many = sum(map(bool, event_files(directory).values())) > SELECTED
+        page = LANDING.replace("TAB", "hparams" if many else "custom_scalars&_smoothingWeight=0").encode()
+        headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(page)))]
+        start_response("200 OK", headers)
+        return [page]
+
+    return respond

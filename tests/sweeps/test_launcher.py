@@ -1,0 +1,241 @@
+"""Sweeps whose jobs raise, are killed or stopped, and the processes that they leave: none."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import Command, deterministic, epochs, files, processes, start, statuses, until
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mnist_mlp.sweeps.launcher import _quoted, directory_name
+
+BACKBONE = """
+import pathlib, time
+from torch import nn
+
+class Flagged(nn.Sequential):
+    "Raises as long as a file says so, or once."
+    def __init__(self, units, dropout=0.0, init="default"):
+        super().__init__(nn.Flatten(), nn.Linear(784, units), nn.ReLU(), nn.Linear(units, 10))
+        once = pathlib.Path(f"once{units}")
+        if pathlib.Path(f"raise{units}").exists() or once.exists():
+            once.unlink(missing_ok=True)
+            raise RuntimeError("the flag is there")
+"""
+MODEL = "_target_: flagged.Flagged\nunits: 8\n"
+FLAGS = ["--config-dir", "my_conf"]
+Sweep = Callable[..., list[str]]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, tiny: list[str]) -> Sweep:
+    """The arguments of `mnist-train -m` for a sweep of a user's own backbone, which lies in the current directory."""
+    (tmp_path / "flagged.py").write_text(BACKBONE)
+    (tmp_path / "my_conf" / "model").mkdir(parents=True)
+    (tmp_path / "my_conf" / "model" / "flagged.yaml").write_text(MODEL)
+    return lambda *overrides: [*FLAGS, "-m", "sweep=s", "model=flagged", *tiny, *overrides]
+
+
+def jobs_of(process: "subprocess.Popen[str]", tmp_path: Path) -> list[int]:
+    """The processes of a sweep's jobs: children of its server, in sessions of their own."""
+    return [pid for pid, parent in processes(tmp_path).items() if parent != process.pid and os.getsid(pid) == pid]
+
+
+def started(directory: Path) -> list[str]:
+    return re.findall(r"^\S+ \S+ started (.*)", (directory / "sweep.log").read_text(), re.MULTILINE)
+
+
+def test_jobs_that_raise_are_told_of_and_are_all_that_runs_again(
+    command: Command, sweep: Sweep, tmp_path: Path
+) -> None:
+    (tmp_path / "raise16").touch()
+    arguments = sweep("model.units=8,16", "seed=0,1")
+    done = command("mnist-train", *arguments)
+    directory = tmp_path / "logs" / "sweeps" / "s"
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    names = [f"model.units={units},seed={seed}" for units in (8, 16) for seed in (0, 1)]
+    assert statuses(directory) == {name: "failed" if "16" in name else "completed" for name in names}
+    for name in names[2:]:
+        (line,) = re.findall(rf"^failed {re.escape(name)}: (.*)", done.stderr, re.MULTILINE)
+        assert line.startswith("exit status 1; train.log ends with: ")
+        assert "the flag is there" in line
+        assert "the flag is there" in (directory / name / "train.log").read_text()
+        assert re.search(rf"^  {re.escape(name)}: .*", done.stdout, re.MULTILINE)
+    assert "4 runs: 2 completed, 2 failed" in done.stdout
+    assert sorted(started(directory)) == sorted(names)
+
+    (tmp_path / "raise16").unlink()
+    kept = {name: files(directory / name) for name in names[:2]}
+    done = command("mnist-train", *arguments)
+    assert (done.returncode, set(statuses(directory).values())) == (0, {"completed"})
+    assert sorted(started(directory)[4:]) == names[2:]
+    assert {name: files(directory / name) for name in kept} == kept
+    assert not any("error" in json.loads(path.read_text()) for path in directory.glob("*/run.json"))
+
+    # What would change a job is refused before anything is written, more epochs too.
+    before = {path: time for path, time in files(directory).items() if path.name not in (".lock", "multirun.yaml")}
+    for changed in ("optimizer.lr=0.5", "trainer.max_epochs=4"):
+        refused = command("mnist-train", *arguments, changed)
+        setting, _, value = changed.partition("=")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert re.fullmatch(
+            rf"run_dir=logs/sweeps/s/\S+: was run with {setting}=[\d.]+ \(not {value}\): keep that, or give another "
+            r"sweep\n",
+            refused.stderr,
+        )
+    assert {path: files(directory)[path] for path in before} == before
+
+    # A job keeps its directory when another command varies fewer settings, or more; only what is new runs.
+    (tmp_path / "raise8").touch()  # nothing is run again
+    fewer = command("mnist-train", *sweep("model.units=8", "seed=0,1"))
+    assert "2 jobs, 2 of them completed" in fewer.stderr
+    (tmp_path / "raise8").unlink()
+    # One of them as a sweep that was stopped early leaves it: it goes on where it lies.
+    (directory / names[1] / "run.json").write_text(json.dumps({"status": "interrupted"}))
+    more = command("mnist-train", *sweep("model.units=8", "seed=range(0,3)", "optimizer.lr=0.001,0.01"))
+    assert more.returncode == 0, more.stderr
+    assert "6 jobs, 1 of them completed" in more.stderr
+    assert len(started(directory)) == 6 + 5
+    assert len(statuses(directory)) == 4 + 4
+    assert set(statuses(directory).values()) == {"completed"}
+    assert files(directory / names[0]) == kept[names[0]]
+
+
+@pytest.mark.timeout(1200)  # for --kills 20
+def test_killed_sweeps_end_like_one_that_was_left_alone(
+    command: Command, tiny: list[str], tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """SIGKILL to the sweep, then to a job, at random moments; and Hydra's own launcher gives the same bits."""
+    seed = pytestconfig.getoption("kill_seed")
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    print(f"--kill-seed {seed}")
+    moments = random.Random(seed)
+    times = max(1, pytestconfig.getoption("kills") // 4)
+    common = ["-m", *tiny, "experiment=dropout_scheduler", "seed=0,1,2", f"trainer.max_epochs={60 * times}"]
+    alone = command("mnist-train", *common, "sweep=alone", "hydra/launcher=basic")
+    assert alone.returncode == 0, alone.stderr
+    directory = tmp_path / "logs" / "sweeps" / "killed"
+
+    def total() -> int:
+        return sum(map(epochs, directory.glob("*")))
+
+    for turn in range(times):
+        killed = start([*common, "sweep=killed"], tmp_path)
+        target = total() + moments.randrange(1, 20)
+        until(lambda target=target: total() >= target, "epochs")
+        killed.kill()
+        killed.communicate()
+        until(lambda: not processes(tmp_path), "every process has gone with the sweep", 15)
+
+        watched = start([*common, "sweep=killed"], tmp_path)
+        target = total() + moments.randrange(1, 20)
+        until(lambda target=target: total() >= target, "epochs")
+        victim = moments.choice(jobs_of(watched, tmp_path))
+        os.kill(victim, signal.SIGKILL)
+        _, told = watched.communicate(timeout=120)
+        assert watched.returncode == 1
+        (name,) = re.findall(r"^failed (\S+): killed by SIGKILL", told, re.MULTILINE)
+        assert statuses(directory) == {f"seed={n}": "failed" if f"seed={n}" == name else "completed" for n in range(3)}
+        assert json.loads((directory / name / "run.json").read_text())["error"].startswith("killed by SIGKILL")
+        if turn + 1 < times:
+            for kept in directory.glob("*/run.json"):  # the others have ended: one of them once more
+                if kept.parent.name != name:
+                    subprocess.run(["rm", "-r", kept.parent], check=True)
+                    break
+
+    done = command("mnist-train", *common, "sweep=killed")
+    assert done.returncode == 0, done.stderr
+    assert deterministic(directory) == deterministic(tmp_path / "logs" / "sweeps" / "alone")
+    assert not list(directory.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_sweep_leaves_resumable_jobs_and_no_process(
+    sweep: Sweep, tmp_path: Path, signum: signal.Signals, status: int
+) -> None:
+    arguments = sweep("seed=0,1,2", "trainer.max_epochs=100000", "hydra.launcher.jobs=2")
+    process = start(arguments, tmp_path)
+    directory = tmp_path / "logs" / "sweeps" / "s"
+    until(lambda: all(epochs(directory / f"seed={seed}") for seed in (0, 1)), "an epoch of each")
+    process.send_signal(signum)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert not processes(tmp_path)
+    assert statuses(directory) == {"seed=0": "interrupted", "seed=1": "interrupted"}
+    assert f"stopped by {signum.name}: 0 completed, 2 interrupted, 1 waiting; the same command" in told
+    assert all((directory / f"seed={seed}" / "checkpoints" / "last.ckpt").exists() for seed in (0, 1))
+
+
+def test_a_job_is_tried_again_and_the_first_failure_can_stop_the_others(
+    command: Command, sweep: Sweep, tmp_path: Path
+) -> None:
+    (tmp_path / "once8").touch()
+    done = command("mnist-train", *sweep("model.units=8,16", "hydra.launcher.retries=1"))
+    assert done.returncode == 0, done.stderr
+    assert "failed model.units=8: exit status 1" in done.stderr
+    assert "started model.units=8, attempt 2" in done.stderr
+    assert "completed model.units=8 after epoch 3" in done.stderr
+
+    (tmp_path / "raise32").touch()
+    fast = ["hydra.launcher.fail_fast=true", "hydra.launcher.jobs=2", "trainer.max_epochs=100000", "sweep=fast"]
+    done = command("mnist-train", *sweep("model.units=8,32,16", *fast))
+    assert done.returncode == 1
+    assert "0 completed, 1 failed, 1 interrupted, 1 waiting" in done.stderr
+    assert sorted(set(started(tmp_path / "logs" / "sweeps" / "fast"))) == ["model.units=32", "model.units=8"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("hydra.launcher.jobs=0", "hydra.launcher.jobs=0: must be a whole number of at least 1, or null"),
+        ("hydra.launcher.retries=-1", "hydra.launcher.retries=-1: must be a whole number of at least 0"),
+        ("hydra.launcher.fail_fast=1", "hydra.launcher.fail_fast=1: must be true or false"),
+        ("optimizer.lr=0.1,-1", "optimizer.lr=-1: must be a number above 0"),
+    ],
+)
+def test_a_sweep_that_cannot_be_run_starts_nothing(
+    command: Command, tiny: list[str], tmp_path: Path, setting: str, sentence: str
+) -> None:
+    done = command("mnist-train", "-m", "sweep=s", "seed=0,1", *tiny, setting)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{sentence}\n")
+    assert not list(tmp_path.rglob("train.log"))
+
+
+def test_a_sweep_belongs_to_one_process(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    directory = tmp_path / "logs" / "sweeps" / "s"
+    directory.mkdir(parents=True)
+    code = (
+        "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1])\n"
+        "lock.acquire(); print(flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, directory / ".lock"], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    try:
+        done = command("mnist-train", "-m", "sweep=s", "seed=0,1", *tiny)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"sweep={directory}: is in use by another process: wait, or give another name\n"
+
+
+def test_a_name_is_one_directory_and_names_stay_apart() -> None:
+    assert directory_name("model.hidden=[64,128],seed=0") == "model.hidden=[64,128],seed=0"
+    assert directory_name("data.root=../a/b") == "data.root=.._a_b"
+    long = [directory_name(f"model.hidden=[{','.join(['64'] * 200)},{last}]") for last in (1, 2)]
+    assert long[0] != long[1]
+    assert all(len(name.encode()) <= 255 for name in long)
+
+
+@pytest.mark.parametrize("text", ["a=b,c [d]", "it's", "a\\", "a\\'b", "$x {y}: #z"])
+def test_a_text_reaches_hydra_as_it_is(text: str) -> None:
+    assert OverridesParser.create().parse_override(f"run_dir={_quoted(text)}").value() == text
