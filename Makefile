@@ -31,8 +31,8 @@ test: lint types  ## lint, types and tests
 test-browser: .venv/installed  ## what Chromium shows of TensorBoard; BROWSER='--screenshots DIR' keeps pictures
 	$(BIN)/pytest -m browser tests/tensorboard/test_browser.py $(BROWSER)
 
-lint: .venv/installed  ## ruff: style and formatting
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: .venv/installed  ## style and formatting, and that imports point one way
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
 types: .venv/installed  ## mypy, strict on the package
 	$(BIN)/mypy

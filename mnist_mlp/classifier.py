@@ -1,16 +1,15 @@
 """The LightningModule: any backbone from images to logits, trained with cross-entropy, judged with torchmetrics."""
 
-import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,15 +22,17 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from mnist_mlp.datamodule import Batch, InOrder, MNISTDataModule
+from mnist_mlp.datamodule import Batch, InOrder
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import NonFiniteLossError
 from mnist_mlp.steps.compiled import STEPS_PER_GRAPH, CompiledSteps
 
-# Lightning announces devices, limits and its own cloud at every run; what a user must know comes as a warning.
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-
 Average = Literal["weighted", "macro", "micro"]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """The loss, wherever it is computed: logits (N, num_classes), labels (N,) -> (); `reduction` is `mean` or `sum`."""
+    return F.cross_entropy(logits, labels, reduction=reduction)
 
 
 class EpochMeans:
@@ -122,7 +123,7 @@ class Classifier(LightningModule):
         optimizer = self.optimizer(self.backbone.parameters())
         if self.compile_steps:
             self.compiled = CompiledSteps(
-                self.backbone, optimizer, self.gradient_clip_val, self.gradient_clip_algorithm
+                self.backbone, optimizer, cross_entropy, self.gradient_clip_val, self.gradient_clip_algorithm
             )
         return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
 
@@ -135,9 +136,10 @@ class Classifier(LightningModule):
         np.random.seed(stream % 2**32)
         self._measure("lr", self._optimizer().param_groups[0]["lr"])
 
-    def training_step(self, minibatches: Iterable[Batch], batch_idx: int) -> None:
+    def training_step(self, minibatches: Batch | Iterator[Batch], batch_idx: int) -> None:
+        """Trains on a group of minibatches, as `MNISTDataModule` gives them, or on one, as any other does."""
         all_losses, all_logits, all_labels = [], [], []
-        remaining = iter(minibatches)
+        remaining = minibatches if isinstance(minibatches, Iterator) else iter([minibatches])
         while some := list(islice(remaining, STEPS_PER_GRAPH if self.compiled else 1)):
             self.before_step()
             for (loss, logits), (_, labels) in zip(self._optimizer_steps(some), some, strict=True):
@@ -160,7 +162,7 @@ class Classifier(LightningModule):
         results = []
         for images, labels in minibatches:
             logits = self.backbone(images)
-            loss = F.cross_entropy(logits, labels)
+            loss = cross_entropy(logits, labels)
             optimizer.zero_grad()
             self.manual_backward(loss)
             if self.gradient_clip_val is not None:
@@ -205,7 +207,7 @@ class Classifier(LightningModule):
     def _evaluation_step(self, batch: Batch) -> Tensor:
         images, labels = batch
         logits: Tensor = self(images)
-        self.evaluation_means.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+        self.evaluation_means.add(cross_entropy(logits, labels, "sum"), logits, labels)
         self.metrics.update(logits, labels)
         return logits
 
@@ -229,7 +231,7 @@ class Classifier(LightningModule):
         return optimizer
 
 
-def score(trainer: Trainer, classifier: Classifier, data: MNISTDataModule | InOrder) -> dict[str, float]:
+def score(trainer: Trainer, classifier: Classifier, data: LightningDataModule | InOrder) -> dict[str, float]:
     """Accuracy, precision, recall and F1 (fractions) and the mean loss with the weights that the classifier has now.
 
     Args:

@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from mnist_mlp.run.process import prepare_process
 from mnist_mlp.run.signals import InterruptionError
 from mnist_mlp.settings import (
     NonFiniteLossError,
@@ -25,7 +26,6 @@ from mnist_mlp.settings import (
 from mnist_mlp.sweeps.cluster import RayLauncher, SlurmLauncher
 from mnist_mlp.sweeps.launcher import ProcessLauncher, register
 from mnist_mlp.sweeps.table import RememberSweep, summarise
-from mnist_mlp.train import train
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,9 @@ def job(config: DictConfig) -> dict[str, Any]:
     config.run_dir = str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
     try:
         refuse_derived(config, HydraConfig.get())
+        prepare_process(config.get("threads"))
+        from mnist_mlp.train import train  # here, because it imports PyTorch, which takes seconds that --help has not
+
         return train(config)
     except InterruptionError as error:
         log.error("%s: %s; the same command with this run_dir continues it", os.path.relpath(config.run_dir), error)

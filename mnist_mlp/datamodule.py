@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mnist_mlp.mnist.files import FAMILIES, locate, read
 from mnist_mlp.seeds import stream_seed
-from mnist_mlp.settings import RULES, SettingError
+from mnist_mlp.settings import HASHES, SettingError
 
 Split = Literal["train", "validation", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -127,9 +127,8 @@ class MNISTDataModule(LightningDataModule):
         super().__init__()
         if dataset not in FAMILIES:
             raise SettingError("data.dataset", dataset, f"must be one of {', '.join(FAMILIES)}")
-        hashes = RULES["data.sha256"]
-        if not hashes.accepts(dict(sha256) if isinstance(sha256, Mapping) else sha256):
-            raise SettingError("data.sha256", sha256, f"must be {hashes.wanted}")
+        if not HASHES.accepts(sha256):
+            raise SettingError("data.sha256", sha256, f"must be {HASHES.wanted}")
         self.dataset, self.root, self.download, self.mirror = dataset, root, download, mirror
         self.sha256, self.mean, self.std = dict(sha256) if sha256 else None, mean, std
         self.test_size, self.validation_size, self.split_seed, self.seed = test_size, validation_size, split_seed, seed

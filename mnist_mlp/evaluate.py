@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_mlp.settings import RULES, SettingError, load_yaml, one_sentence
+from mnist_mlp.settings import CLASS_RULES, OUR_BACKBONE, OUR_DATA, SettingError, load_yaml, one_sentence
 
 if TYPE_CHECKING:
     from mnist_mlp.classifier import Classifier
 
 SPLITS = ("train", "validation", "test")
-OWN_BACKBONE = "mnist_mlp.backbone.MLP"
 # What of the recorded data settings says which images belong to which split; where to read them is asked afresh.
 DATA_SETTINGS = ("dataset", "mean", "std", "test_size", "validation_size", "split_seed", "eval_batch_size", "sha256")
 
@@ -46,27 +45,19 @@ def evaluate(
     Raises:
         SettingError: the checkpoint or the data cannot be used.
     """
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning.pytorch import Trainer
-
+    # Here and below, because PyTorch takes seconds to import, which --help and a wrong argument do not take.
     from mnist_mlp.classifier import score
     from mnist_mlp.datamodule import InOrder, MNISTDataModule
+    from mnist_mlp.run.trainer import make_trainer, quiet
 
     classifier = load_classifier(checkpoint, model)
     recorded = classifier.hparams["data"]
     datamodule = MNISTDataModule(root=data_root, **{name: recorded[name] for name in DATA_SETTINGS if name in recorded})
     datamodule.setup()
-    trainer = Trainer(
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        plugins=[LightningEnvironment()],  # one process, also in a job of Slurm's
-    )
     images, labels = datamodule.splits[split]  # type: ignore[index]
-    return score(trainer, classifier, InOrder(images, labels, datamodule.eval_batch_size))
+    with quiet():
+        trainer = make_trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False)
+        return score(trainer, classifier, InOrder(images, labels, datamodule.eval_batch_size))
 
 
 def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier":
@@ -91,7 +82,7 @@ def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier"
     if model is not None:
         backbone = instantiate(load_yaml(model, "--model"))
         check_logits(backbone, "--model", model)
-    elif recorded["model"].get("_target_") == OWN_BACKBONE:
+    elif recorded["model"].get("_target_") == OUR_BACKBONE:
         try:
             backbone = MLP(**{key: value for key, value in recorded["model"].items() if key != "_target_"})
         except Exception as error:  # almost anything, if somebody else wrote the file
@@ -104,7 +95,7 @@ def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier"
         )
     measured = content.get("MNISTDataModule")
     for name in ("mean", "std"):  # what the run computed, where it was not set
-        if isinstance(measured, dict) and RULES[f"data.{name}"].accepts(measured.get(name)):
+        if isinstance(measured, dict) and CLASS_RULES[OUR_DATA][name].accepts(measured.get(name)):
             recorded["data"][name] = measured[name]
     classifier = Classifier(backbone, average=recorded["average"], hyperparameters=recorded)
     load_weights(classifier, content, "CHECKPOINT", checkpoint)

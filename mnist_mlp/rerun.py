@@ -14,18 +14,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.run.identity import other_settings
 from mnist_mlp.run.metrics import COLUMNS
+from mnist_mlp.run.process import prepare_process
 from mnist_mlp.run.records import Epochs, read_record
 from mnist_mlp.run.signals import InterruptionError
-from mnist_mlp.settings import DERIVED, RULES, SettingError, check, flatten, load_yaml, one_sentence, spelled
-from mnist_mlp.train import train
+from mnist_mlp.settings import (
+    DERIVED,
+    OUR_BACKBONE,
+    OUR_DATA,
+    RULES,
+    SettingError,
+    check,
+    flatten,
+    load_yaml,
+    one_sentence,
+    spelled,
+)
 
 # What an epoch must repeat, causes first: a changed rate is named as such, not by the loss that it led to.
 REPEATED = ("lr", *(column for column in COLUMNS if column not in ("epoch", "lr", "seconds")))
 RESULTS = ("epochs", "best", "weights_sha256", "test")
 # What a recorded configuration may have built unasked: parts of PyTorch and of this package, and callbacks that take no
 # path. A user's own classes, which may do anything, take --trust.
-BUILT = (
-    r"mnist_mlp\.backbone\.MLP|mnist_mlp\.datamodule\.MNISTDataModule"
+TRUSTED = (
+    f"{re.escape(OUR_BACKBONE)}|{re.escape(OUR_DATA)}"
     r"|torch\.nn\.[A-Z]\w*|torch\.optim\.[A-Z]\w*|torch\.optim\.lr_scheduler\.[A-Z]\w*"
     r"|lightning\.pytorch\.callbacks\.(EarlyStopping|LearningRateMonitor|StochasticWeightAveraging)"
 )
@@ -121,6 +132,9 @@ def rerun(
     if there.get("status") == "completed" and there["epochs"] >= config.trainer.max_epochs:
         raise SettingError("--run-dir", place, "holds a complete run, so nothing would be repeated: give another")
 
+    prepare_process(config.get("threads"))
+    from mnist_mlp.train import train  # here, because it imports PyTorch, which takes seconds
+
     again = train(config)
     difference = _first_difference(rows[:epochs], _texts(place))
     if whole and difference is None:
@@ -156,7 +170,7 @@ def refuse_untrusted(config: DictConfig, run: Path) -> None:
         children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
         for key, value in children:
             walk(value, f"{name}.{key}".lstrip("."))
-            if key == "_target_" and not re.fullmatch(BUILT, str(value)):
+            if key == "_target_" and not re.fullmatch(TRUSTED, str(value)):
                 refuse(f"builds {value}, which may do anything")
         if isinstance(node, str) and "${" in node:
             refuse(f"has {name}={node}, which a run's record does not leave open")

@@ -92,17 +92,19 @@ DATA_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
 )
-HASHES = Rule(
-    lambda value: (
-        isinstance(value, dict)
-        and sorted(map(str, value)) == list(DATA_FILES)
-        and all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in value.values())
-    ),
-    f"the SHA-256 of each of {', '.join(DATA_FILES)}",
+HASHES = _optional(
+    Rule(
+        lambda value: (
+            isinstance(value, Mapping)
+            and sorted(map(str, value)) == list(DATA_FILES)
+            and all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in value.values())
+        ),
+        f"the SHA-256 of each of {', '.join(DATA_FILES)}",
+    )
 )
 ONE_DEVICE = "a run uses one device; a sweep puts its runs on several"
 
-# A setting that a user's own backbone, optimizer or scheduler does not have is not asked for.
+# Settings of a run, whatever classes it builds.
 RULES: dict[str, Rule] = {
     "seed": SEED,
     "threads": _optional(_whole(1)),
@@ -112,25 +114,6 @@ RULES: dict[str, Rule] = {
         r"(?!\.\.?(/|$))[^/\\]+(/(?!\.\.?(/|$))[^/\\]+)*",
         "a name such as seeds or paper/long: it becomes logs/sweeps/NAME",
     ),
-    "data.root": _optional(TEXT),
-    "data.download": TRUTH,
-    "data.sha256": _optional(HASHES),
-    "data.mirror": _optional(_matching("(https?|ftp|file)://.+", "a URL, such as https://example.org/mnist")),
-    "data.mean": _optional(NUMBER),
-    "data.std": _optional(ABOVE_ZERO),
-    "data.test_size": _whole(1),
-    "data.validation_size": _optional(_whole(1)),
-    "data.split_seed": SEED,
-    "data.batch_size": _whole(1),
-    "data.eval_batch_size": _whole(1),
-    "model.hidden": WIDTHS,
-    "model.dropout": FRACTION,
-    "model.init": _choice("default", "xavier_uniform"),
-    "optimizer.lr": ABOVE_ZERO,
-    "optimizer.weight_decay": AT_LEAST_ZERO,
-    "optimizer.fused": _optional(TRUTH),
-    "scheduler.step_size": _whole(1),
-    "scheduler.gamma": ABOVE_ZERO,
     "trainer.max_epochs": _whole(1),
     "trainer.max_steps": Rule(
         lambda value: value == -1 or _whole(1).accepts(value), "a whole number of at least 1, or -1"
@@ -148,6 +131,40 @@ RULES: dict[str, Rule] = {
     "tensorboard.histograms_every": _optional(_whole(1)),
     "tensorboard.embeddings": TRUTH,
 }
+
+# Arguments of classes, by `_target_`; a name that ends in a dot stands for every class under it. A user's own class is
+# not here: what its arguments mean is its own affair.
+OUR_BACKBONE, OUR_DATA = "mnist_mlp.backbone.MLP", "mnist_mlp.datamodule.MNISTDataModule"
+CLASS_RULES: dict[str, dict[str, Rule]] = {
+    OUR_BACKBONE: {
+        "hidden": WIDTHS,
+        "dropout": FRACTION,
+        "init": _choice("default", "xavier_uniform"),
+    },
+    OUR_DATA: {
+        "root": _optional(TEXT),
+        "download": TRUTH,
+        "sha256": HASHES,
+        "mirror": _optional(_matching("(https?|ftp|file)://.+", "a URL, such as https://example.org/mnist")),
+        "mean": _optional(NUMBER),
+        "std": _optional(ABOVE_ZERO),
+        "test_size": _whole(1),
+        "validation_size": _optional(_whole(1)),
+        "split_seed": SEED,
+        "batch_size": _whole(1),
+        "eval_batch_size": _whole(1),
+    },
+    "torch.optim.": {
+        "lr": ABOVE_ZERO,
+        "weight_decay": AT_LEAST_ZERO,
+        "fused": _optional(TRUTH),
+    },
+    "torch.optim.lr_scheduler.": {
+        "step_size": _whole(1),
+        "gamma": ABOVE_ZERO,
+    },
+}
+BUILT = ("data", "model", "optimizer", "scheduler")  # groups that name the class they build
 
 # Of a whole sweep, looked at before its first job.
 SWEEP_RULES: dict[str, Rule] = {
@@ -182,7 +199,8 @@ BACKPROP_RULES: dict[str, Rule] = {
     "print": _choice("terminal", "markdown", "latex", "dot"),
     "draw": TRUTH,
     "tensorboard": TRUTH,
-    **{setting: rule for setting, rule in RULES.items() if setting in ("seed", "threads", "run_dir", "data.root")},
+    **{setting: RULES[setting] for setting in ("seed", "threads", "run_dir")},
+    "data.root": CLASS_RULES[OUR_DATA]["root"],
 }
 
 
@@ -234,13 +252,29 @@ def name_network(label: str, settings: Mapping[str, Any]) -> str:
     return f"{str(target).rpartition('.')[2]} {widths}".strip()
 
 
-def check(config: DictConfig, rules: Mapping[str, Rule] = RULES) -> None:
+def rules_of(config: Mapping[str, Any] | DictConfig) -> dict[str, Rule]:
+    """The rules of a run's settings: those of every run, and those of the classes that it builds."""
+    rules = dict(RULES)
+    for group in BUILT:
+        node = config.get(group)
+        target = str(node.get("_target_")) if isinstance(node, Mapping | DictConfig) else ""
+        for name, arguments in CLASS_RULES.items():
+            if target == name or (name.endswith(".") and target.startswith(name)):
+                rules |= {f"{group}.{argument}": rule for argument, rule in arguments.items()}
+    return rules
+
+
+def check(config: DictConfig, rules: Mapping[str, Rule] | None = None) -> None:
     """Checks every setting that has a rule.
+
+    Args:
+        config: the settings.
+        rules: None for those of a run.
 
     Raises:
         SettingError: for the first that breaks its rule.
     """
-    for setting, rule in rules.items():
+    for setting, rule in (rules_of(config) if rules is None else rules).items():
         node, _, leaf = setting.rpartition(".")
         parent = OmegaConf.select(config, node) if node else config
         if node == "tensorboard" and node not in config:
@@ -256,14 +290,14 @@ def check(config: DictConfig, rules: Mapping[str, Rule] = RULES) -> None:
 
 
 def settle(config: DictConfig) -> None:
-    """Brings a run's configuration into the form that `config.yaml` records: checked, resolved, true from anywhere.
+    """Brings a run's configuration into the form that `config.yaml` records: checked, resolved, with absolute paths.
 
     Raises:
         SettingError: a setting breaks its rule.
     """
     check(config)
     OmegaConf.resolve(config)
-    if config.data.get("root") is not None:
+    if config.data.get("_target_") == OUR_DATA and config.data.get("root") is not None:
         config.data.root = os.path.abspath(config.data.root)
 
 

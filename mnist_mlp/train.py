@@ -1,17 +1,31 @@
-"""One run, from its configuration to its record. `train` is the callable under `mnist-train`, which is in cli.py."""
+"""One run, from its configuration to its record: build, fit, score, complete.
 
-import contextlib
+`train` is the callable under `mnist-train` (cli.py). The optimizer step is in classifier.py.
+"""
+
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
+from mnist_mlp.backbone import check_logits
+from mnist_mlp.classifier import Classifier, score
+from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, weights_sha256
 from mnist_mlp.run.directory import DISK_ERRORS, RunDirectory
+from mnist_mlp.run.provenance import device_name, git_state, uncommitted_diff, versions
+from mnist_mlp.run.recorder import Recorder
 from mnist_mlp.run.signals import StopSignals
+from mnist_mlp.run.trainer import make_trainer, quiet
+from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import SettingError, check_accelerator, flatten, name_network, settle
+from mnist_mlp.tensorboard.events import Events
 
 # Under `trainer`, where Lightning's users look for them, but taken by the classifier, which makes the optimizer steps.
 CLASSIFIERS_SETTINGS = ("gradient_clip_val", "gradient_clip_algorithm", "compile")
@@ -19,20 +33,24 @@ CLASSIFIERS_SETTINGS = ("gradient_clip_val", "gradient_clip_algorithm", "compile
 log = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def disk_errors(run_dir: str) -> Iterator[None]:
-    """Raises: SettingError, where the disk is full or can no longer be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        problem = f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
-        raise SettingError("run_dir", os.path.relpath(run_dir), problem) from error
+class Session(NamedTuple):
+    """What one session of a run works with; a run that is stopped and resumed has several sessions.
+
+    Args:
+        events: what TensorBoard shows; None where that is switched off.
+        done: epochs that earlier sessions have made.
+    """
+
+    datamodule: LightningDataModule
+    classifier: Classifier
+    trainer: Trainer
+    recorder: Recorder
+    events: Events | None
+    done: int
 
 
 def train(config: DictConfig) -> dict[str, Any]:
-    """Trains, tests and records one run; resumes it where it stopped, and leaves it alone where it is complete.
+    """Trains, tests and records one run. A run that was stopped goes on; a complete one is left alone.
 
     Args:
         config: as `conf/train.yaml` composes it, without Hydra's own node.
@@ -42,59 +60,39 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     Raises:
         SettingError: a setting cannot be used, or `run_dir` holds a run with other settings or cannot be written.
-        InterruptionError: a signal asked the run to stop; it did, at the end of an optimizer step, and can be resumed.
-        NonFiniteLossError: a loss became NaN or infinite; the run is marked failed, with what was written kept.
+        InterruptionError: a signal asked the run to stop. It stopped after an optimizer step, and can be resumed.
+        NonFiniteLossError: a loss became NaN or infinite. The run is marked failed; what was written is kept.
     """
     settle(config)
-    if config.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported
     check_accelerator(config.trainer.accelerator)  # before there is a directory
-    with (
-        disk_errors(config.run_dir),
-        RunDirectory(Path(config.run_dir)) as run,
-        StopSignals() as signals,
-        contextlib.ExitStack() as opened,
-    ):
-        if run.last.exists():
-            longer = run.refuse_other_settings(config)
-            record = run.read_record()
-            if record.get("status") == "completed" and not longer:
-                log.info("%s is complete: nothing to run", os.path.relpath(run.path))
-                return record
-        run.update_record(status="running", error=None)  # first: a longer configuration is never complete already
+    with disk_errors(config.run_dir), RunDirectory(Path(config.run_dir)) as run, StopSignals() as signals, quiet():
+        if run.is_complete(config):
+            log.info("%s is complete: nothing to run", os.path.relpath(run.path))
+            return run.read_record()
+        run.update_record(status="running", error=None)  # before the configuration: a longer run is not complete
         run.write_config(config)
         try:
-            return _fit_and_test(config, run, signals, opened)
+            with ExitStack() as opened:
+                session = build(config, run, signals, opened)
+                fit(session, config, run)
+                complete(session, run)
+            return run.read_record()
         except BaseException as error:
-            # Lightning has an exception of its own for SIGTERM; whatever came out, a signal was the cause.
+            # Lightning has an exception of its own for SIGTERM. Whatever it raised, a signal was the cause.
             status = "interrupted" if signals.received else "failed"
-            with contextlib.suppress(OSError):  # a full disk: the cause is the sentence to end with
+            with suppress(OSError):  # on a full disk, the error that is raised below says so
                 run.update_record(status=status, error=f"{type(error).__name__}: {error}", epochs=run.epochs_written())
             signals.check()
             raise
 
 
-def _fit_and_test(
-    config: DictConfig, run: RunDirectory, signals: StopSignals, opened: contextlib.ExitStack
-) -> dict[str, Any]:
-    import torch
-    from hydra.utils import instantiate
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning.pytorch import Callback, Trainer
-
-    from mnist_mlp.backbone import check_logits
-    from mnist_mlp.classifier import Classifier, score
-    from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, weights_sha256
-    from mnist_mlp.run.provenance import device_name, git_state, uncommitted_diff, versions
-    from mnist_mlp.run.recorder import Recorder
-    from mnist_mlp.seeds import stream_seed
-
+def build(config: DictConfig, run: RunDirectory, signals: StopSignals, opened: ExitStack) -> Session:
+    """Builds what the configuration names; `opened` closes what must be closed at the session's end."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    # Adam's moments of a unit that died decay into numbers too small for the format, with which a processor takes many
-    # times as long: Network B's epochs would take a quarter longer from the second on.
+    # Adam's averages for units that died shrink into denormal numbers, which slow a processor down: without this,
+    # Network B's epochs take a quarter longer from the second on.
     torch.set_flush_denormal(True)
-
     checkpoint = read_checkpoint(run.last, "run_dir") if run.last.exists() else None
     if checkpoint:
         run.refuse_checkpoint(checkpoint, config)
@@ -115,7 +113,7 @@ def _fit_and_test(
         before_step=signals.check,
         hyperparameters=OmegaConf.to_container(config),  # type: ignore[arg-type]
     )
-    # Only when they are made do these two look at what they are given.
+    # These two look at their arguments only when they are made.
     optimizer = _make("optimizer", classifier.optimizer, backbone.parameters())
     if classifier.scheduler is not None:
         _make("scheduler", classifier.scheduler, optimizer)
@@ -124,76 +122,94 @@ def _fit_and_test(
     events = None
     recorder = Recorder(run, signals)
     callbacks: list[Callback] = [recorder]
-    if config.get("tensorboard", {}).get("enabled", True):  # a record from before there was such a setting has none
-        from mnist_mlp.tensorboard.events import Events
-
-        events = opened.enter_context(contextlib.closing(Events(run, config, done)))
-        recorder.watch = events.epoch
+    if config.get("tensorboard", {}).get("enabled", True):  # recorded configurations of old have no such setting
+        events = opened.enter_context(closing(Events(run, config, done)))
+        recorder.on_epoch = events.epoch
         callbacks.append(events)
-    trainer: Trainer = _make(
+    trainer = _make(
         "trainer",
-        Trainer,
+        make_trainer,
         **{key: value for key, value in config.trainer.items() if key not in CLASSIFIERS_SETTINGS},
         logger=events.logger if events else False,
         callbacks=[*callbacks, *(instantiate(callback) for callback in config.callbacks.values())],
-        # In a job of Slurm's, Lightning would take it for one process of several, and queue it again itself.
-        plugins=[DurableCheckpointIO(), LightningEnvironment()],
-        enable_progress_bar=False,  # Lightning's costs time at every step; the recorder shows one per epoch
-        enable_model_summary=False,
+        plugins=[DurableCheckpointIO()],
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
+    return Session(datamodule, classifier, trainer, recorder, events, done)
+
+
+def fit(session: Session, config: DictConfig, run: RunDirectory) -> None:
+    """Records on what the run is made, and trains."""
     run.update_record(
         experiment=config.experiment,
         model=name_network(config.network, flatten(OmegaConf.to_container(config))),
         seed=config.seed,
-        epochs=done,
+        epochs=session.done,
         threads=torch.get_num_threads(),
-        device=device_name(trainer.strategy.root_device),
+        device=device_name(session.trainer.strategy.root_device),
         git=git_state(),
         versions=versions(),
     )
     run.write_uncommitted(uncommitted_diff())
-    if done:
-        log.info("resuming %s after epoch %d", os.path.relpath(run.path), done)
-    trainer.fit(classifier, datamodule, ckpt_path=run.last if done else None, weights_only=True)
-    run.write_metrics(recorder.rows)  # again: a run killed in its last epoch may have reached the checkpoint only
+    if session.done:
+        log.info("resuming %s after epoch %d", os.path.relpath(run.path), session.done)
+    last = run.last if session.done else None
+    session.trainer.fit(session.classifier, session.datamodule, ckpt_path=last, weights_only=True)
+    run.write_metrics(session.recorder.rows)  # again: a kill in the last epoch may have come after the checkpoint only
+
+
+def complete(session: Session, run: RunDirectory) -> None:
+    """Tests the last and the best weights, and records the results."""
+    datamodule, classifier, trainer, recorder, events, _ = session
+    rows, best = recorder.rows, recorder.best
     sha256 = weights_sha256(classifier.state_dict())
     test = {"last": score(trainer, classifier, datamodule)}
     if events:
-        events.last(classifier, datamodule, len(recorder.rows))
-    # Not Trainer.test's own ckpt_path: it would also put the callbacks back to where they were at the best epoch.
+        events.last(classifier, datamodule, len(rows))
+    # Trainer.test's own ckpt_path would also put the callbacks back to where they were at the best epoch.
     classifier.load_state_dict(read_checkpoint(run.best, "run_dir")["state_dict"])
     test["best"] = score(trainer, classifier, datamodule)
     if events:
-        events.best(classifier, datamodule, len(recorder.rows), int(recorder.best["epoch"]), test["last"])
+        events.best(classifier, datamodule, len(rows), int(best["epoch"]), test["last"])
     run.update_record(
         status="completed",
-        epochs=len(recorder.rows),
-        best=recorder.best,
-        final=recorder.rows[-1],
+        epochs=len(rows),
+        best=best,
+        final=rows[-1],
         test=test,
         weights_sha256=sha256,
-        data_sha256=datamodule.data_sha256,
+        data_sha256=getattr(datamodule, "data_sha256", None),  # a data module of one's own may not say
         wall_seconds=round(recorder.wall_seconds(), 3),
     )
     log.info(
         "%s: %d epoch%s, validation accuracy %.2f%%, best %.2f%% in epoch %d, test %.2f%% with the last weights and "
         "%.2f%% with the best",
         os.path.relpath(run.path),
-        len(recorder.rows),
-        "" if len(recorder.rows) == 1 else "s",
-        100 * recorder.rows[-1]["val/accuracy"],
-        100 * recorder.best["val/accuracy"],
-        recorder.best["epoch"],
+        len(rows),
+        "" if len(rows) == 1 else "s",
+        100 * rows[-1]["val/accuracy"],
+        100 * best["val/accuracy"],
+        best["epoch"],
         100 * test["last"]["accuracy"],
         100 * test["best"]["accuracy"],
     )
-    return run.read_record()
+
+
+@contextmanager
+def disk_errors(run_dir: str) -> Iterator[None]:
+    """Raises: SettingError, where the disk is full or can no longer be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        problem = f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
+        raise SettingError("run_dir", os.path.relpath(run_dir), problem) from error
 
 
 def _make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:
-    """Raises: SettingError, where `make`, a class or a partial one, refuses its arguments."""
+    """Raises: SettingError, where `make`, a class or a function, refuses its arguments."""
     try:
         return make(*arguments, **keywords)
     except Exception as error:  # whatever a user's own class raises

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from mnist_mlp.run.directory import durable_write
-from mnist_mlp.settings import RULES, SettingError, spelled
+from mnist_mlp.settings import SettingError, rules_of, spelled
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -53,7 +53,7 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
     whole = isinstance(recorded, dict) and all(isinstance(recorded.get(key), kind) for key, kind in kinds.items())
     if not whole or not isinstance(content.get("state_dict"), dict) or not isinstance(content.get("epoch"), int):
         raise SettingError(setting, path, "is not a checkpoint of mnist-train")
-    for name, rule in RULES.items():
+    for name, rule in rules_of(recorded or {}).items():
         node, _, leaf = name.rpartition(".")
         group = dict(recorded or {}).get(node) if node else recorded
         if isinstance(group, dict) and leaf in group and not rule.accepts(group[leaf]):

@@ -80,6 +80,17 @@ class RunDirectory:
     def __exit__(self, *exception: object) -> None:
         self._lock.release()
 
+    def is_complete(self, config: DictConfig) -> bool:
+        """Whether the directory holds the whole run that the configuration asks for.
+
+        Raises:
+            SettingError: it holds a run with other settings.
+        """
+        if not self.last.exists():
+            return False
+        longer = self.refuse_other_settings(config)
+        return self.read_record().get("status") == "completed" and not longer
+
     def refuse_other_settings(self, config: DictConfig) -> bool:
         """Compares the recorded configuration with the one asked for.
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.run.directory import RunDirectory
@@ -14,29 +15,42 @@ from mnist_mlp.run.metrics import COLUMNS, Row
 from mnist_mlp.run.signals import StopSignals
 from mnist_mlp.run.streams import random_states, set_random_states
 
-Watch = Callable[[Trainer, Classifier, Row, Row], None]
+OnEpoch = Callable[[Trainer, Classifier, Row, Row], None]
 
 
 class Recorder(Checkpoint):
-    """Notes each epoch in the run directory.
+    """Writes each epoch to the run directory, and shows the progress on a terminal.
 
     `best.ckpt` is the epoch of highest `val/accuracy`, the earliest of a tie. It is written before `last.ckpt`, so that
     a run killed between the two resumes from the older `last.ckpt` and writes the same `best.ckpt` again.
 
     Args:
-        run: where to.
-        signals: looked at between epochs and between the batches of an evaluation.
-        watch: is given each epoch before its checkpoint is written: the epoch's row, and the best epoch so far. A run
-            that is killed in between repeats the epoch.
+        run: the directory.
+        signals: checked between the batches of an evaluation.
+
+    Attributes:
+        on_epoch: called with each epoch's row and the best epoch so far, before its checkpoint is written. A run that
+            is killed in between repeats the epoch.
+        rows: the epochs so far.
+        best: the best epoch, as `run.json` has it.
     """
 
-    def __init__(self, run: RunDirectory, signals: StopSignals, watch: Watch = lambda *_: None) -> None:
-        self.run, self.signals, self.watch = run, signals, watch
+    def __init__(self, run: RunDirectory, signals: StopSignals) -> None:
+        self.run, self.signals = run, signals
+        self.on_epoch: OnEpoch = lambda *_: None
         self.rows: list[Row] = []
         self.best: Row = {}
         self._epoch_started = self._session_started = time.perf_counter()
         self._earlier_seconds = 0.0
-        self._progress: tqdm[Any] | None = None
+        self._progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs, {task.fields[said]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            auto_refresh=False,  # without a thread: once an epoch is enough
+            transient=True,
+        )
         self._random_states: dict[str, Any] = {}
         self._stopped = False  # by a callback such as EarlyStopping
 
@@ -45,13 +59,12 @@ class Recorder(Checkpoint):
         return self._earlier_seconds + time.perf_counter() - self._session_started
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._progress = tqdm(
-            total=trainer.max_epochs,
-            initial=len(self.rows),
-            unit="epoch",
-            disable=None,  # on anything but a terminal
-            dynamic_ncols=True,
-        )
+        if self._progress.console.is_terminal:
+            self._progress.add_task(
+                "", total=trainer.max_epochs, completed=len(self.rows), said="the first is on its way"
+            )
+            self._progress.start()
+            self._progress.refresh()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._random_states:
@@ -79,20 +92,17 @@ class Recorder(Checkpoint):
         better = not self.best or row["val/accuracy"] > self.best["val/accuracy"]
         if better:
             self.best = {"epoch": row["epoch"], "val/accuracy": row["val/accuracy"]}
-        self.watch(trainer, pl_module, row, self.best)
+        self.on_epoch(trainer, pl_module, row, self.best)
         if better:
             trainer.save_checkpoint(self.run.best, weights_only=False)
         trainer.save_checkpoint(self.run.last, weights_only=False)
         self.run.write_metrics(self.rows)
-        if self._progress is not None:
-            self._progress.set_postfix(
-                loss=f"{row['train/loss']:.4f}", accuracy=f"{row['val/accuracy']:.2%}", refresh=False
-            )
-            self._progress.update()
+        for task in self._progress.task_ids:
+            said = f"training loss {row['train/loss']:.4f}, validation accuracy {row['val/accuracy']:.2%}"
+            self._progress.update(task, completed=len(self.rows), said=said, refresh=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._progress is not None:
-            self._progress.close()
+        self._progress.stop()
 
     def state_dict(self) -> dict[str, Any]:
         return {

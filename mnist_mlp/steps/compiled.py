@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch._inductor
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -88,6 +87,7 @@ class CompiledSteps:
     Args:
         backbone: images (N, 1, 28, 28) -> logits (N, num_classes), without control flow that depends on values.
         optimizer: `Adam`, `AdamW` or `SGD`, of all of the backbone's parameters in one group.
+        loss: logits (N, num_classes), labels (N,) -> ().
         gradient_clip_val, gradient_clip_algorithm: as Lightning's Trainer takes them.
 
     Raises:
@@ -98,6 +98,7 @@ class CompiledSteps:
         self,
         backbone: nn.Module,
         optimizer: Optimizer,
+        loss: Callable[[Tensor, Tensor], Tensor],
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str = "norm",
     ) -> None:
@@ -111,7 +112,7 @@ class CompiledSteps:
                 f"{type(optimizer).__name__} {what}cannot be compiled: use "
                 f"{', '.join(kind.__name__ for kind in UPDATES)}, or trainer.compile=false",
             )
-        self.backbone, self.optimizer = backbone, optimizer
+        self.backbone, self.optimizer, self.loss = backbone, optimizer, loss
         self.update, self.numbers = UPDATES[type(optimizer)]
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self._graph: Callable[..., Sequence[Tensor]] | None = None
@@ -200,7 +201,7 @@ class CompiledSteps:
             tensors = leaves | others
             used = {place: tensors[name] for place, name in places.items()}
             logits = functional_call(self.backbone, used, (images[index],), tie_weights=False)
-            loss = F.cross_entropy(logits, labels[index])
+            loss = self.loss(logits, labels[index])
             gradients = torch.autograd.grad(loss, list(leaves.values()))
             results.append((loss.detach(), logits.detach()))
             with torch.no_grad():

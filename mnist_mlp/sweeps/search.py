@@ -27,7 +27,6 @@ from mnist_mlp.run.records import Epochs, read_record
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import (
     NUMBER,
-    RULES,
     SEARCH_RULES,
     TRUTH,
     SettingError,
@@ -35,6 +34,7 @@ from mnist_mlp.settings import (
     end,
     flatten,
     no_such_setting,
+    rules_of,
     settle,
     without_hydra,
 )
@@ -113,7 +113,7 @@ def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
         SettingError: there is no such setting, or it cannot take every value of its interval or choices.
     """
     container: Any = OmegaConf.to_container(without_hydra(config))
-    known = flatten(container)
+    known, rules = flatten(container), rules_of(container)
     space = dict(_dimensions(container["search"]["space"] or {}))
     for setting, dimension in space.items():
         where = f"search.space.{setting}"
@@ -140,8 +140,8 @@ def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
                 raise SettingError(f"{where}.low", low, "must be above 0 on a logarithmic scale")
             dimension["whole"] = all(type(value) is int for value in (low, high, known[setting]))
         for name, value in ends:
-            if setting in RULES and not RULES[setting].accepts(value):
-                raise SettingError(name, _text(value), f"{setting} must be {RULES[setting].wanted}")
+            if setting in rules and not rules[setting].accepts(value):
+                raise SettingError(name, _text(value), f"{setting} must be {rules[setting].wanted}")
     if not space:
         raise SettingError("search.space", "{}", "must hold a setting, such as search.space.optimizer.lr")
     return space

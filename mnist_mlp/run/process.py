@@ -1,0 +1,13 @@
+"""What a process must be told before PyTorch is imported. Imports nothing heavy itself."""
+
+import os
+
+
+def prepare_process(threads: int | None) -> None:
+    """Sets the environment that PyTorch and OpenMP read when they are first imported.
+
+    Args:
+        threads: CPU threads; None leaves the number to them.
+    """
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
