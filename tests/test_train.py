@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mnist_mlp.run.checkpoint import weights_sha256
 from mnist_mlp.run.metrics import COLUMNS
+from mnist_mlp.run.process import prepare_process
 from mnist_mlp.settings import SettingError, compose_config
 
 Finished = tuple[Path, dict[str, Any]]
@@ -361,6 +362,7 @@ def test_torch_and_openmp_have_the_threads_that_were_asked_for(run: Runner, monk
         _, record = run("threads=2", "trainer.max_epochs=1")
         assert record["threads"] == torch.get_num_threads() == 2
         assert "omp_get_max_threads() : 2" in torch.__config__.parallel_info()
+        prepare_process(2)  # what the commands call before they import PyTorch
         assert os.environ["OMP_NUM_THREADS"] == "2"
     finally:
         torch.set_num_threads(before)
