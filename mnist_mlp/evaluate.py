@@ -46,9 +46,11 @@ def evaluate(
         SettingError: the checkpoint or the data cannot be used.
     """
     # Here and below, because PyTorch takes seconds to import, which --help and a wrong argument do not take.
+    from lightning.pytorch import Trainer
+
     from mnist_mlp.classifier import score
     from mnist_mlp.datamodule import InOrder, MNISTDataModule
-    from mnist_mlp.run.trainer import make_trainer, quiet
+    from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
 
     classifier = load_classifier(checkpoint, model)
     recorded = classifier.hparams["data"]
@@ -56,7 +58,7 @@ def evaluate(
     datamodule.setup()
     images, labels = datamodule.splits[split]  # type: ignore[index]
     with quiet():
-        trainer = make_trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False)
+        trainer = Trainer(devices=1, logger=False, enable_checkpointing=False, plugins=[ONE_PROCESS()], **QUIET)
         return score(trainer, classifier, InOrder(images, labels, datamodule.eval_batch_size))
 
 

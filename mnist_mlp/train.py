@@ -22,7 +22,7 @@ from mnist_mlp.run.directory import DISK_ERRORS, RunDirectory
 from mnist_mlp.run.provenance import device_name, git_state, uncommitted_diff, versions
 from mnist_mlp.run.recorder import Recorder
 from mnist_mlp.run.signals import StopSignals
-from mnist_mlp.run.trainer import make_trainer, quiet
+from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import SettingError, check_accelerator, flatten, name_network, settle
 from mnist_mlp.tensorboard.events import Events
@@ -128,11 +128,12 @@ def build(config: DictConfig, run: RunDirectory, signals: StopSignals, opened: E
         callbacks.append(events)
     trainer = _make(
         "trainer",
-        make_trainer,
+        Trainer,
+        **QUIET,
         **{key: value for key, value in config.trainer.items() if key not in CLASSIFIERS_SETTINGS},
         logger=events.logger if events else False,
         callbacks=[*callbacks, *(instantiate(callback) for callback in config.callbacks.values())],
-        plugins=[DurableCheckpointIO()],
+        plugins=[DurableCheckpointIO(), ONE_PROCESS()],
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )

@@ -4,7 +4,7 @@ import pytest
 from helpers import Command
 from omegaconf import OmegaConf
 
-from mnist_mlp.settings import RULES, SettingError, check, compose_config, flatten, name_sweep_jobs, one_sentence
+from mnist_mlp.settings import SettingError, check, compose_config, flatten, name_sweep_jobs, one_sentence, rules_of
 
 # What a user types, and the sentence they get.
 BAD_INPUT = {
@@ -90,9 +90,22 @@ def test_the_defaults_follow_every_rule() -> None:
     config = compose_config([])
     check(config)
     present = flatten(config)
-    missing = [name for name in RULES if not any(f"{setting}.".startswith(f"{name}.") for setting in present)]
-    # Of other schedulers than none; and what Lightning has, with one right value.
-    assert missing == ["scheduler.step_size", "scheduler.gamma", "trainer.num_nodes"]
+    missing = [
+        name for name in rules_of(config) if not any(f"{setting}.".startswith(f"{name}.") for setting in present)
+    ]
+    assert missing == ["trainer.num_nodes"]  # Lightning's, with one right value
+    of_step = [name for name in rules_of(compose_config(["scheduler=step"])) if name.startswith("scheduler.")]
+    assert of_step[-2:] == ["scheduler.step_size", "scheduler.gamma"]
+
+
+def test_an_argument_of_a_users_own_class_is_its_own_affair() -> None:
+    config = compose_config([])
+    config.model = {"_target_": "my_net.Net", "hidden": 128, "dropout": 7, "init": "he"}
+    config.optimizer = {"_target_": "my_optimizer.Mine", "lr": "auto"}
+    check(config)
+    config.model._target_ = "mnist_mlp.backbone.MLP"
+    with pytest.raises(SettingError, match=r"model\.hidden=128: must be a list"):
+        check(config)
 
 
 def test_a_setting_that_a_users_own_part_lacks_is_not_asked_for() -> None:
@@ -121,6 +134,8 @@ def test_flatten() -> None:
 
 
 def test_only_what_varies_names_a_job() -> None:
-    assert name_sweep_jobs(["seed=0,1"]) == []
-    added = name_sweep_jobs(["-m", "sweep=s", "seed=range(0,5)", "model=a,b", "+x.y=1"])
-    assert added == ["hydra.job.config.override_dirname.exclude_keys=[sweep,x.y]"]
+    config = OmegaConf.create({"hydra": {"overrides": {"task": ["sweep=s", "seed=range(0,5)", "model=a,b", "+x.y=1"]}}})
+    config.hydra.overrides.hydra = ["hydra.mode=MULTIRUN"]
+    name_sweep_jobs(config)
+    excluded = "hydra.job.config.override_dirname.exclude_keys=[sweep,x.y]"
+    assert config.hydra.overrides.hydra == ["hydra.mode=MULTIRUN", excluded]

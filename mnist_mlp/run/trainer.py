@@ -7,18 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch import Trainer
 
-
-def make_trainer(*, plugins: list[Any] | None = None, **settings: Any) -> Trainer:
-    """A Trainer without Lightning's own progress bar and summary, whose work at every step costs time."""
-    # In a job of Slurm's, Lightning would take the process for one of several, and queue the job again itself.
-    return Trainer(
-        **settings,
-        plugins=[*(plugins or []), LightningEnvironment()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+# What every Trainer of this project is given: Lightning's own bar and summary cost time at every step. In a job of
+# Slurm's, Lightning would take the process for one of several, and queue the job again itself: it is told otherwise.
+QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
+ONE_PROCESS = LightningEnvironment
 
 
 @contextmanager

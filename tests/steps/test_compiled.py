@@ -53,7 +53,7 @@ def test_the_graph_makes_the_steps_that_pytorch_makes(
     monkeypatch.setattr(torch._inductor, "standalone_compile", lambda graph, *_, **__: graph)
     ours, theirs = backbone(), backbone()
     optimizer, oracle = make(ours.parameters()), make(theirs.parameters())
-    compiled = CompiledSteps(ours, optimizer, clip, algorithm)
+    compiled = CompiledSteps(ours, optimizer, F.cross_entropy, clip, algorithm)
 
     def eager(model: nn.Module, optimizer: Optimizer, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         logits = model(batch[0])
@@ -85,7 +85,7 @@ def test_the_graph_makes_the_steps_that_pytorch_makes(
 def test_uneven_minibatches_and_the_first_ones_are_left_to_eager_steps() -> None:
     model = backbone()
     optimizer = Adam(model.parameters())
-    compiled = CompiledSteps(model, optimizer)
+    compiled = CompiledSteps(model, optimizer, F.cross_entropy)
     some = minibatches(STEPS_PER_GRAPH, seed=0)
     assert not compiled.ready(some)  # the optimizer has no state yet
     F.cross_entropy(model(some[0][0]), some[0][1]).backward()
@@ -102,7 +102,7 @@ def test_uneven_minibatches_and_the_first_ones_are_left_to_eager_steps() -> None
 def test_other_optimizers_are_refused(make: Callable[[Any], Optimizer], named: str) -> None:
     model = backbone()
     with pytest.raises(SettingError, match=f"trainer.compile=true: {named} be compiled: use Adam, AdamW, SGD, or"):
-        CompiledSteps(model, make(model.parameters()))
+        CompiledSteps(model, make(model.parameters()), F.cross_entropy)
 
 
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler on this machine; the sentence that says so is tested below")
