@@ -1,0 +1,1 @@
+"""How a group of minibatches is stepped fast. Open `native.py` first: the Python side of the kernel in `kernel/`."""
