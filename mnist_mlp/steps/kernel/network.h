@@ -4,8 +4,6 @@
 // With several threads, each computes its share of a minibatch's images up to the gradients by the activations, and
 // then its share of the weights. A sum is never divided, so that the bits are those of one thread.
 
-#define INLINE_MEMBER inline __attribute__((always_inline))
-
 // Of the sparse layer, outputs that are computed together: enough that each waits for no other's multiply-add.
 enum { WIDE = 8, WIDE_PANELS = WIDE / PANEL_VECTORS };
 
@@ -17,10 +15,21 @@ INLINE long share(long total, long unit, int thread, int threads) {
 
 // ---- forward
 
-static void first_products(Net &n, const Images &images, const std::int64_t *order, long lo, long hi) {
-  const Layer &l = n.layers[0];
+struct Minibatch {
+  const std::int64_t *order;  // the images' numbers, and after them those of later minibatches
+  long count, left;           // images of this minibatch; with all later ones
+};
+
+// Asks memory for what will be read some time later.
+INLINE void fetch_ahead(const char *p, const char *p_end) {
+  for (; p < p_end; p += 64) __builtin_prefetch(p);
+}
+
+static void first_products(Net &n, const Images &images, const Minibatch &batch, long lo, long hi) {
+  const std::int64_t *order = batch.order;
+  const Layer l = n.layers[0];
   const bool hidden = n.depth > 1;
-  const auto end = [&](long m, long c, V x) __attribute__((always_inline)) {
+  const auto end = [=](long m, long c, V x) __attribute__((always_inline)) {
     x += load(l.b + c);
     store(l.act + m * l.stride + c, hidden ? (x < splat(TINY) ? V{} : x) : x);
   };
@@ -29,7 +38,7 @@ static void first_products(Net &n, const Images &images, const std::int64_t *ord
     for (long m = lo; m < hi; ++m) {
       __builtin_memcpy(n.x + m * stride, images.pixels + order[m] * l.in, (unsigned long)l.in * sizeof(float));
     }
-    return product(l.in, {n.x, stride, 1}, {l.w, l.rows * PANEL, PANEL}, lo, hi, l.panels, end);
+    return product(l.in, {n.x, stride, 1}, {l.w, l.rows * PANEL, PANEL}, lo, hi, l.panels, Nothing{}, end);
   }
   // W x = W (x - background) + background * (sum over W's inputs), and most of x - background is zero.
   for (long p = 0; p < l.panels;) {
@@ -37,6 +46,10 @@ static void first_products(Net &n, const Images &images, const std::int64_t *ord
     const bool wide = p + WIDE_PANELS <= l.panels;
     for (long m = lo; m < hi; ++m) {
       const Entry *e = images.entries + images.starts[order[m]], *e_end = images.entries + images.starts[order[m] + 1];
+      if (p == 0 && m + batch.count < batch.left) {
+        const std::int64_t *next = images.starts + order[m + batch.count];
+        fetch_ahead((const char *)(images.entries + next[0]), (const char *)(images.entries + next[1]));
+      }
       const auto sums = [&](auto &sum) __attribute__((always_inline)) {
         constexpr int vectors = sizeof(sum) / sizeof(V);
         UNROLL for (int j = 0; j < vectors; ++j) sum[j] = load(n.sums + p * PANEL + j * LANES) * splat(images.background);
@@ -74,15 +87,15 @@ struct Dropping {  // null where there is none
   long step;
 };
 
-static void forward(Net &n, const Images &images, const std::int64_t *order, Dropping dropping, long lo, long hi) {
+static void forward(Net &n, const Images &images, const Minibatch &batch, Dropping dropping, long lo, long hi) {
   for (int i = 0; i < n.depth; ++i) {
-    const Layer &l = n.layers[i], &before = n.layers[i ? i - 1 : 0];
+    const Layer l = n.layers[i], before = n.layers[i ? i - 1 : 0];
     const bool hidden = i < n.depth - 1;
     if (i == 0) {
-      first_products(n, images, order, lo, hi);
+      first_products(n, images, batch, lo, hi);
     } else {
-      product(l.in, {before.act, before.stride, 1}, {l.w, l.rows * PANEL, PANEL}, lo, hi, l.panels,
-              [&](long m, long c, V x) __attribute__((always_inline)) {
+      product(l.in, {before.act, before.stride, 1}, {l.w, l.rows * PANEL, PANEL}, lo, hi, l.panels, Nothing{},
+              [=](long m, long c, V x) __attribute__((always_inline)) {
                 x += load(l.b + c);
                 store(l.act + m * l.stride + c, hidden ? (x < splat(TINY) ? V{} : x) : x);
               });
@@ -122,10 +135,10 @@ static void cross_entropy(Net &n, const Images &images, const std::int64_t *orde
 
 static void backward(Net &n, const Group &g, long lo, long hi) {
   for (int i = n.depth - 1; i > 0; --i) {
-    const Layer &l = n.layers[i], &before = n.layers[i - 1];
+    const Layer l = n.layers[i], before = n.layers[i - 1];
     const V scale = splat(g.dropout[i - 1] > 0 ? (float)(1 / (1 - g.dropout[i - 1])) : 1);
-    product(l.out, {l.delta, l.stride, 1}, {l.t, l.out * PANEL, PANEL}, lo, hi, before.panels,
-            [&](long m, long c, V x) __attribute__((always_inline)) {
+    product(l.out, {l.delta, l.stride, 1}, {l.t, l.out * PANEL, PANEL}, lo, hi, before.panels, Nothing{},
+            [=](long m, long c, V x) __attribute__((always_inline)) {
               // Zero is what ReLU or dropout made of it.
               const V y = load(before.act + m * before.stride + c);
               store(before.delta + m * before.stride + c, y == V{} ? V{} : flush(x * scale));
@@ -146,14 +159,14 @@ struct Adam {  // Kingma and Ba 2015, algorithm 1; AdamW: Loshchilov and Hutter 
   }
   INLINE_MEMBER void operator()(float *w, float *m, float *v, V gradient) const {
     const V before = load(w);
-    const V d = flush(fma(splat(l2), before, gradient));
+    const V d = fma(splat(l2), before, gradient);
     const V mean = flush(fma(splat(first), d - load(m), load(m)));
     V square = fma(splat(second) * d, d, splat(kept) * load(v));
     square = square < splat(TINY_SQUARE) ? V{} : square;
     store(m, mean);
     store(v, square);
     const V step = mean / fma(root(square), splat(correction), splat(eps));
-    store(w, flush(fma(splat(-step_size), step, splat(shrink) * before)));
+    store(w, fma(splat(-step_size), step, splat(shrink) * before));
   }
 };
 
@@ -165,24 +178,30 @@ struct Sgd {
     rate = step == 1 ? 1 : (float)(1 - g.dampening);  // PyTorch's first momentum is the gradient, undampened
   }
   INLINE_MEMBER void operator()(float *w, float *m, float *, V gradient) const {
-    V d = flush(fma(splat(l2), load(w), gradient));
+    V d = fma(splat(l2), load(w), gradient);
     if (momentum != 0) {
       const V mean = flush(fma(splat(momentum), load(m), splat(rate) * d));
       store(m, mean);
       d = nesterov ? fma(splat(momentum), mean, d) : mean;
     }
-    store(w, flush(fma(splat(-lr), d, load(w))));
+    store(w, fma(splat(-lr), d, load(w)));
   }
 };
 
 // What becomes of a finished gradient: it updates at once or, when clipping, is kept.
 template <class Update>
 struct Apply {
-  const Update &update;
+  Update update;
+  INLINE_MEMBER void fetch(const Layer &l, long a) const {
+    __builtin_prefetch(l.w + a, 1);
+    __builtin_prefetch(l.m + a, 1);
+    __builtin_prefetch(l.v + a, 1);
+  }
   INLINE_MEMBER void weight(const Layer &l, long a, V gradient) const { update(l.w + a, l.m + a, l.v + a, gradient); }
   INLINE_MEMBER void bias(const Layer &l, long c, V gradient) const { update(l.b + c, l.bm + c, l.bv + c, gradient); }
 };
 struct Keep {
+  INLINE_MEMBER void fetch(const Layer &l, long a) const { __builtin_prefetch(l.g + a, 1); }
   INLINE_MEMBER void weight(const Layer &l, long a, V gradient) const { store(l.g + a, gradient); }
   INLINE_MEMBER void bias(const Layer &, long, V) const {}  // kept anyway
 };
@@ -206,21 +225,23 @@ static void make_columns(Net &n, const Images &images, const std::int64_t *order
 
 // The sparse first layer: gradients of panels [p, ...) from the lists, updates, and the new weights' sums.
 template <int VECTORS, class Sink>
-static void column_gradients(Net &n, float background, long p, int threads, const Sink &sink) {
-  const Layer &l = n.layers[0];
+static void column_gradients(Net &n, float background, long p, int threads, Sink sink) {
+  const Layer l = n.layers[0];
   const Right d = {l.delta + p * PANEL, PANEL, l.stride};
+  const Net lists = n;
   V bias[VECTORS], total[VECTORS] = {};
   for (int j = 0; j < VECTORS; ++j) bias[j] = load(l.bg + p * PANEL + j * LANES) * splat(background);
   for (long k = 0; k < l.in; ++k) {
     V sum[VECTORS];
     UNROLL for (int j = 0; j < VECTORS; ++j) sum[j] = bias[j];
     for (int t = 0; t < threads; ++t) {
-      gather(n.columns[t] + n.column_starts[t][k], n.columns[t] + n.column_starts[t][k + 1], d, sum);
+      const std::int64_t *starts = lists.column_starts[t] + k;
+      gather(lists.columns[t] + starts[0], lists.columns[t] + starts[1], d, sum);
     }
+    const long a = at(l, k, p * PANEL), panel = l.rows * PANEL;
     UNROLL for (int j = 0; j < VECTORS; ++j) {
-      const long a = at(l, k, p * PANEL + j * LANES);
-      sink.weight(l, a, sum[j]);
-      total[j] += load(l.w + a);
+      sink.weight(l, a + offset(j, panel), sum[j]);
+      total[j] += load(l.w + a + offset(j, panel));
     }
   }
   for (int j = 0; j < VECTORS; ++j) store(n.sums + p * PANEL + j * LANES, total[j]);
@@ -237,9 +258,9 @@ static void sum_weights(Net &n, long p, long p_end) {
 
 // Gradients of this thread's share of all weights, handed to the sink as they are finished.
 template <class Sink>
-static void gradients(Net &n, const Group &g, long count, int thread, const Sink &sink) {
+static void gradients(Net &n, const Group &g, long count, int thread, Sink sink) {
   for (int i = 0; i < n.depth; ++i) {
-    const Layer &l = n.layers[i];
+    const Layer l = n.layers[i];
     const long p = share(l.panels, 1, thread, g.threads), p_end = share(l.panels, 1, thread + 1, g.threads);
     for (long c = p * PANEL; c < p_end * PANEL; c += LANES) {
       V sum = {};
@@ -257,7 +278,8 @@ static void gradients(Net &n, const Group &g, long count, int thread, const Sink
     const Left a = i ? Left{n.layers[i - 1].act, 1, n.layers[i - 1].stride} : Left{n.x, 1, row_stride(l.in)};
     const long k = share(l.in, PANEL, thread, g.threads), k_end = share(l.in, PANEL, thread + 1, g.threads);
     product(count, {a.at + k, a.row, a.col}, {l.delta, PANEL, l.stride}, 0, k_end - k, l.panels,
-            [&](long row, long c, V x) __attribute__((always_inline)) { sink.weight(l, at(l, k + row, c), x); });
+            [=](long row, long c) __attribute__((always_inline)) { sink.fetch(l, at(l, k + row, c)); },
+            [=](long row, long c, V x) __attribute__((always_inline)) { sink.weight(l, at(l, k + row, c), x); });
     if (i) transpose(l, k, k_end, 0, l.panels);
   }
 }
@@ -324,7 +346,7 @@ static void train(Net &n, Group &g, int thread, Barrier &barrier) {
     const long count = g.samples - first < g.batch ? g.samples - first : g.batch;
     const long lo = share(count, TILE_ROWS, thread, g.threads), hi = share(count, TILE_ROWS, thread + 1, g.threads);
     if (g.images.entries) make_columns(n, g.images, order, lo, hi, thread);
-    forward(n, g.images, order, {&g, g.step + i}, lo, hi);
+    forward(n, g.images, {order, count, g.samples - first}, {&g, g.step + i}, lo, hi);
     cross_entropy(n, g.images, order, count, lo, hi);
     backward(n, g, lo, hi);
     barrier.wait();
@@ -344,17 +366,20 @@ static void train(Net &n, Group &g, int thread, Barrier &barrier) {
 static void evaluate(Net &n, Evaluation &e, int thread, Barrier &barrier) {
   if (e.images.entries && thread == 0) sum_weights(n, 0, n.layers[0].panels);
   barrier.wait();
+  // Each thread has its share of the samples, and rows of its own for them.
   const Layer &last = n.layers[n.depth - 1];
-  for (long first = 0; first < e.samples; first += n.batch) {
-    const long count = e.samples - first < n.batch ? e.samples - first : n.batch;
-    const long lo = share(count, TILE_ROWS, thread, e.threads), hi = share(count, TILE_ROWS, thread + 1, e.threads);
-    for (long m = lo; m < hi; ++m) n.order[m] = e.first + first + m;
-    forward(n, e.images, n.order, {nullptr, 0}, lo, hi);
-    cross_entropy(n, e.images, n.order, 0, lo, hi);
-    for (long m = lo; m < hi; ++m) {
-      e.losses[first + m] = n.losses[m];
-      e.wrong[first + m] = n.wrong[m];
-      for (long c = 0; c < last.out; ++c) e.logits[(first + m) * last.out + c] = last.act[m * last.stride + c];
+  const long rows = n.batch / e.threads, row = thread * rows;
+  const long end = share(e.samples, 1, thread + 1, e.threads);
+  for (long first = share(e.samples, 1, thread, e.threads); first < end; first += rows) {
+    const long count = end - first < rows ? end - first : rows;
+    for (long m = 0; m < count; ++m) n.order[row + m] = e.first + first + m;
+    forward(n, e.images, {n.order, 0, 0}, {nullptr, 0}, row, row + count);
+    cross_entropy(n, e.images, n.order, 0, row, row + count);
+    for (long m = 0; m < count; ++m) {
+      e.losses[first + m] = n.losses[row + m];
+      e.wrong[first + m] = n.wrong[row + m];
+      const float *y = last.act + (row + m) * last.stride;
+      for (long c = 0; c < last.out; ++c) e.logits[(first + m) * last.out + c] = y[c];
     }
   }
 }
@@ -365,7 +390,8 @@ static void random(const std::uint32_t *counter, const std::uint32_t *key, long 
 
 // Fused multiply-adds on registers alone: what the machine can do. Returns how many were made.
 static double peak(long rounds, float *sink) {
-  V sum[12] = {};
+  V sum[12];
+  for (int j = 0; j < 12; ++j) sum[j] = splat((float)j);  // all different: a compiler makes equal sums once
   const V a = splat(sink[0]), b = splat(sink[1]);
   for (long i = 0; i < rounds; ++i) {
     UNROLL for (int j = 0; j < 12; ++j) sum[j] = fma(sum[j], a, b);

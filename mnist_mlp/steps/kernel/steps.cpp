@@ -319,7 +319,7 @@ EXPORT bool steps_train(Net *n, Group *g) {
 }
 
 EXPORT bool steps_evaluate(Net *n, Evaluation *e) {
-  if (!reserve_batch(*n, e->samples < 64 ? e->samples : 64)) return false;
+  if (!reserve_batch(*n, 64)) return false;
   load_all(*n, e->tensors);
   const Path &path = *chosen;
   divide(e->threads, [&](int thread, Barrier &barrier) { path.evaluate(*n, *e, thread, barrier); });

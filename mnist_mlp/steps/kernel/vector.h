@@ -23,6 +23,7 @@ typedef std::uint32_t W __attribute__((vector_size(4 * LANES), may_alias));
 typedef std::uint64_t U __attribute__((vector_size(4 * LANES), may_alias));  // half as many lanes
 
 #define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
