@@ -224,7 +224,7 @@ void divide(std::int64_t &threads, const Work &work) {
 // ---- code paths, best first
 
 bool runs(const Path &path) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(STEPS_PORTABLE_ONLY)
   __builtin_cpu_init();
   if (&path == &avx512) return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
   if (&path == &avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -232,7 +232,7 @@ bool runs(const Path &path) {
   return &path == &portable;
 }
 const Path *const PATHS[] = {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(STEPS_PORTABLE_ONLY)  // tests build faster without the others
     &avx512, &avx2,
 #endif
     &portable};

@@ -6,7 +6,7 @@
 enum { LANES = 16, TILE_VECTORS = 4 };
 #elif defined(STEPS_AVX2)
 enum { LANES = 8, TILE_VECTORS = 2 };
-#elif defined(STEPS_LANES)  // the tests compile other widths
+#elif defined(STEPS_LANES)  // tests compile other widths
 enum { LANES = STEPS_LANES, TILE_VECTORS = LANES == 16 ? 4 : 16 / LANES };
 #else
 enum { LANES = 4, TILE_VECTORS = 4 };
