@@ -1,5 +1,5 @@
 // The runs of test_kernel_bits.py without Python: trains on made-up images and writes the weights, in PyTorch's layout, to the
-// standard output. `make` in this directory compiles it for another CPU and compares; see Makefile.
+// standard output. test_kernel_bits.py compiles it for other CPUs and runs it under an emulator (`pytest -m portable`).
 //
 //   driver A|B DROPOUT SPARSE THREADS [PATH]
 #include <cstdint>
@@ -35,7 +35,7 @@ int main(int count, char **arguments) {
   if (count > 5 && !steps_use(arguments[5])) return 3;
   const std::vector<std::int64_t> widths =
       b ? std::vector<std::int64_t>{784, 256, 512, 128, 10} : std::vector<std::int64_t>{784, 64, 128, 64, 10};
-  const std::int64_t depth = 4, in = 784, images = 500, batch = 7, steps = 200;
+  const std::int64_t depth = 4, in = 784, images = 500, batch = b ? 4 : 7, steps = b ? 100 : 200;
 
   std::vector<float> pixels(images * in);
   std::vector<std::int64_t> labels(images), order(batch * steps), starts(images + 1);

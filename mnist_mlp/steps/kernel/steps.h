@@ -104,7 +104,7 @@ class Barrier {
       round_.store(round + 1, std::memory_order_release);
       return;
     }
-    for (long spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) pause(spins > 20000);
+    for (long spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) pause(spins > 2000);
   }
 
  private:
