@@ -1,4 +1,4 @@
-"""The one part of the package that is compiled: the kernel of native steps. Everything else stands in pyproject.toml."""
+"""The one part of the package that is compiled: the kernel of native steps. All else stands in pyproject.toml."""
 
 from setuptools import Extension, setup
 

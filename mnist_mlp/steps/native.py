@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -215,7 +214,9 @@ class NativeImages:
         if images.dtype != torch.float32 or images.device.type != "cpu" or labels.dtype != torch.int64:
             raise ValueError("native steps take float32 images and int64 labels on the CPU")
         if labels.shape != images.shape[:1] or images.ndim < 2 or not len(labels) or not images[0].numel():
-            raise ValueError(f"native steps take images (N, ...) and labels (N,), not {(*images.shape,)} and {(*labels.shape,)}")
+            raise ValueError(
+                f"native steps take images (N, ...) and labels (N,), not {(*images.shape,)} and {(*labels.shape,)}"
+            )
         if not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             raise ValueError(f"native steps take labels in 0..{num_classes - 1}")
         self.pixels, self.labels = images.flatten(1).contiguous(), labels.contiguous()
@@ -246,8 +247,13 @@ class NativeImages:
 
 @dataclass
 class Evaluated:
-    """What the backbone makes of N images. logits: (N, num_classes) float32; losses: (N,) float64, cross-entropy; wrong:
-    (N,) bool, whether another class has the largest logit."""
+    """What the backbone makes of N images.
+
+    Attributes:
+        logits: (N, num_classes) float32.
+        losses: (N,) float64, cross-entropy.
+        wrong: (N,) bool, whether another class has the largest logit.
+    """
 
     logits: Tensor
     losses: Tensor
@@ -330,7 +336,11 @@ class NativeSteps:
         group.order, group.tensors, group.dropout = order.data_ptr(), tensors.ctypes.data, dropout.ctypes.data
         group.seed = self.seed % 2**64
         group.lr, group.weight_decay = float(options["lr"]), options["weight_decay"]
-        group.optimizer, group.clipping, group.limit = OPTIMIZERS[type(self.optimizer)], self.clipping, self.clip_limit or 0
+        group.optimizer, group.clipping, group.limit = (
+            OPTIMIZERS[type(self.optimizer)],
+            self.clipping,
+            self.clip_limit or 0,
+        )
         if isinstance(self.optimizer, SGD):
             group.momentum, group.dampening = options["momentum"], options["dampening"]
             group.nesterov = options["nesterov"]
@@ -388,7 +398,7 @@ class NativeSteps:
                 found[-1] = layer.p
         return found
 
-    def _state(self, parameter: nn.Parameter) -> tuple[list[Tensor | None], int]:
+    def _state(self, parameter: Tensor) -> tuple[list[Tensor | None], int]:
         """A parameter's first and second moment, and the steps made before.
 
         What is missing is made, as PyTorch does at its first step.

@@ -111,7 +111,7 @@ def oracle_step(
 
 
 def check_random_network(number: int, steps: int = 12) -> None:
-    """Makes a network, data and an optimizer from the number, and compares each of the kernel's steps with the oracle's.
+    """Makes a network, data and an optimizer from the number; compares each of the kernel's steps with the oracle's.
 
     Raises:
         AssertionError: they differ by more than float32 explains.

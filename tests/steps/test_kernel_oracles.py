@@ -16,7 +16,7 @@ from mnist_mlp.steps.native import NativeImages, NativeSteps
 
 @pytest.mark.parametrize("number", range(30))
 def test_each_step_is_the_one_that_numpy_makes(number: int) -> None:
-    """30 networks, 12 steps each: all optimizers, clippings, depths 1 to 4, dropout, dense and sparse, 1 and 2 threads."""
+    """30 networks, 12 steps each: all optimizers, clippings, depths 1 to 4, dropout, sparse or not, 1 or 2 threads."""
     check_random_network(number)
 
 

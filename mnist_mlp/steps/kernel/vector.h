@@ -24,7 +24,9 @@ typedef std::uint64_t U __attribute__((vector_size(4 * LANES), may_alias));  // 
 
 #define INLINE static inline __attribute__((always_inline))
 #define INLINE_MEMBER inline __attribute__((always_inline))
-#if defined(__clang__)
+#if defined(STEPS_LANES)
+#define UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
