@@ -10,6 +10,7 @@ HEADERS = ("steps", "vector", "product", "random", "network")
 FLAGS = [
     "-std=c++17",
     "-O3",
+    "-g0",
     "-pthread",
     "-fno-fast-math",
     "-ffp-contract=off",

@@ -1,5 +1,6 @@
-// The runs of test_kernel_bits.py without Python: trains on made-up images and writes the weights, in PyTorch's layout, to the
-// standard output. test_kernel_bits.py compiles it for other CPUs and runs it under an emulator (`pytest -m portable`).
+// The runs of test_kernel_bits.py without Python: trains on made-up images and writes the weights, in PyTorch's layout,
+// to the standard output. test_kernel_bits.py compiles it for other CPUs and runs it in an emulator:
+// `pytest -m portable`.
 //
 //   driver A|B DROPOUT SPARSE THREADS [PATH]
 #include <cstdint>

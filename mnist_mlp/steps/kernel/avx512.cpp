@@ -1,5 +1,5 @@
-// The code path for x86-64 with AVX-512. Nothing of the standard library may be used in it: the linker could choose
-// this file's copy of a template for all of them.
+// The code path for x86-64 with AVX-512. Nothing of the standard library may be used in it: the linker
+// could choose this file's copy of a template for all of them.
 #include "steps.h"
 
 #if defined(__x86_64__)

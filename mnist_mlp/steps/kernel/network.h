@@ -52,7 +52,9 @@ static void first_products(Net &n, const Images &images, const Minibatch &batch,
       }
       const auto sums = [&](auto &sum) __attribute__((always_inline)) {
         constexpr int vectors = sizeof(sum) / sizeof(V);
-        UNROLL for (int j = 0; j < vectors; ++j) sum[j] = load(n.sums + p * PANEL + j * LANES) * splat(images.background);
+        UNROLL for (int j = 0; j < vectors; ++j) {
+          sum[j] = load(n.sums + p * PANEL + j * LANES) * splat(images.background);
+        }
         gather(e, e_end, w, sum);
         UNROLL for (int j = 0; j < vectors; ++j) end(m, p * PANEL + j * LANES, sum[j]);
       };

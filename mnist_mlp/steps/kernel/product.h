@@ -1,9 +1,9 @@
 // Matrix products, tile by tile in registers.
 //
 // Every sum goes over the inner index in rising order, from zero, one fused multiply-add for each term. `end` gets each
-// finished vector of the result, so that what follows (bias, ReLU, an optimizer step) costs no memory traffic. `begin` is
-// told before the sums which rows of 16 come next, to fetch what `end` will need. Both are passed by value: what they
-// hold then stays in registers, as no store to memory can change it.
+// finished vector of the result, so that what follows (bias, ReLU, an optimizer step) costs no memory traffic.
+// `begin` is told before the sums which rows of 16 come next, to fetch what `end` will need. Both are passed by value:
+// what they hold then stays in registers, as no store to memory can change it.
 
 struct Left {
   const float *at;  // element (m, k) lies at m * row + k * col

@@ -5,7 +5,8 @@ struct Words {
   W low, high;  // words 0 and 1 of every counter in turn; words 2 and 3
 };
 INLINE Words philox(std::uint32_t first, const std::uint32_t *rest, const std::uint32_t *key) {
-  U c0 = {}, c1 = rest[0] - U{}, c2 = rest[1] - U{}, c3 = rest[2] - U{};  // 32 bits in a lane of 64: what is above is ignored
+  // 32 bits in a lane of 64: what is above them is ignored.
+  U c0 = {}, c1 = rest[0] - U{}, c2 = rest[1] - U{}, c3 = rest[2] - U{};
   for (int i = 0; i < LANES / 2; ++i) c0[i] = first + (std::uint32_t)i;
   std::uint32_t k0 = key[0], k1 = key[1];
   UNROLL for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9, k1 += 0xBB67AE85) {

@@ -134,8 +134,8 @@ bool allocate(T *&p, long count) {
 bool reserve_batch(Net &n, long batch) {
   if (batch <= n.batch) return true;
   n.batch = 0;
-  bool ok = allocate(n.x, batch * row_stride(n.layers[0].in)) && allocate(n.losses, batch) && allocate(n.wrong, batch) &&
-            allocate(n.order, batch);
+  bool ok = allocate(n.x, batch * row_stride(n.layers[0].in)) && allocate(n.losses, batch) &&
+            allocate(n.wrong, batch) && allocate(n.order, batch);
   for (int i = 0; ok && i < n.depth; ++i) {
     Layer &l = n.layers[i];
     ok = allocate(l.act, batch * l.stride) && allocate(l.delta, batch * l.stride);
@@ -281,9 +281,8 @@ EXPORT void steps_free(Net *n) {
     for (float *p : {l.w, l.m, l.v, l.g, l.b, l.bm, l.bv, l.bg, l.t, l.act, l.delta}) std::free(p);
   }
   for (int t = 0; t < MAX_THREADS; ++t) std::free(n->column_starts[t]), std::free(n->columns[t]);
-  for (void *p : {(void *)n->layers, (void *)n->x, (void *)n->sums, (void *)n->losses, (void *)n->wrong, (void *)n->order}) {
-    std::free(p);
-  }
+  for (float *p : {n->x, n->sums}) std::free(p);
+  std::free(n->losses), std::free(n->wrong), std::free(n->order), std::free(n->layers);
   delete n;
 }
 

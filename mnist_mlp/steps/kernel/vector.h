@@ -83,7 +83,7 @@ INLINE V magnitude(V x) { return (V)((I)x & 0x7fffffff); }
 constexpr float TINY = 0x1p-60f, TINY_SQUARE = 0x1p-120f;
 INLINE V flush(V x) { return magnitude(x) < splat(TINY) ? V{} : x; }  // NaN stays
 
-// e^x for x <= 0, and 0 below -41 (e^-41 < 2^-59). x = n ln 2 + r, |r| <= ln 2 / 2, Taylor's series to the seventh power.
+// e^x for x <= 0, and 0 below -41 (e^-41 < 2^-59). x = n ln 2 + r, |r| <= ln 2 / 2, Taylor's series to r^7.
 INLINE V exponential(V x) {
   const V magic = splat(0x1.8p23f);  // adding it rounds to an integer, which is then in the low bits
   const V shifted = fma(x, splat(0x1.715476p+0f), magic), n = shifted - magic;
