@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any, Literal
 
@@ -22,10 +22,12 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from mnist_mlp.datamodule import Batch, InOrder
+from mnist_mlp.datamodule import Batch, InOrder, Minibatches
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import NonFiniteLossError
+from mnist_mlp.steps.choice import Steps
 from mnist_mlp.steps.compiled import STEPS_PER_GRAPH, CompiledSteps
+from mnist_mlp.steps.native import NativeSteps
 
 Average = Literal["weighted", "macro", "micro"]
 
@@ -41,6 +43,7 @@ class EpochMeans:
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._errors: list[Tensor] = []
+        self._sums: list[float] = []
         self._samples = 0
 
     def add(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -49,11 +52,17 @@ class EpochMeans:
         self._errors.append((logits.argmax(dim=1) != labels).sum())
         self._samples += len(labels)
 
+    def add_sums(self, loss: float, errors: int, samples: int) -> None:
+        """The sum of the losses and the number of errors of these samples."""
+        self._sums.append(loss)
+        self._errors.append(torch.tensor(errors))
+        self._samples += samples
+
     def take(self) -> tuple[float, float]:
         """Mean loss and share of errors, both over all samples added; starts afresh."""
-        # On the CPU, because MPS has no float64.
-        loss = torch.cat(self._losses).cpu().double().sum().item() / self._samples
-        error = int(torch.stack(self._errors).sum()) / self._samples
+        if self._losses:
+            self._sums.append(torch.cat(self._losses).cpu().double().sum().item())  # on the CPU: MPS has no float64
+        loss, error = math.fsum(self._sums) / self._samples, int(torch.stack(self._errors).sum()) / self._samples
         self.__init__()  # type: ignore[misc]
         return loss, error
 
@@ -72,8 +81,9 @@ class Classifier(LightningModule):
             right (micro), whatever this is; weighted recall equals it by definition.
         seed: of the dropout masks.
         gradient_clip_val, gradient_clip_algorithm: as Lightning's Trainer takes them.
-        compile: train with compiled steps, see `CompiledSteps`.
-        before_step: called before each optimizer step (each graph of them); what it raises ends the training there.
+        steps: `eager`; `compiled`, see `CompiledSteps`; or `native`, see `NativeSteps`, which evaluates too.
+        threads: that native steps divide a minibatch between; the bits do not depend on it.
+        before_step: called before each optimizer step, or group of them; what it raises ends the training there.
         hyperparameters: plain values, kept in every checkpoint under `hyper_parameters`.
     """
 
@@ -88,7 +98,8 @@ class Classifier(LightningModule):
         seed: int = 0,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str = "norm",
-        compile: bool = False,
+        steps: Steps = "eager",
+        threads: int = 1,
         before_step: Callable[[], None] = lambda: None,
         hyperparameters: Mapping[str, Any] | None = None,
     ) -> None:
@@ -99,8 +110,10 @@ class Classifier(LightningModule):
         self.optimizer, self.scheduler, self.seed = optimizer, scheduler, seed
         self.before_step = before_step
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
-        self.compile_steps = compile
+        self.steps, self.threads = steps, threads
         self.compiled: CompiledSteps | None = None
+        self.native = NativeSteps(backbone, threads=threads) if steps == "native" else None
+        self.active: list[Tensor] | None = None  # what native steps say of the last batch that was evaluated
         self.metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -121,7 +134,16 @@ class Classifier(LightningModule):
         if self.optimizer is None:
             return None
         optimizer = self.optimizer(self.backbone.parameters())
-        if self.compile_steps:
+        if self.steps == "native":
+            self.native = NativeSteps(
+                self.backbone,
+                optimizer,
+                seed=stream_seed(self.seed, "dropout"),
+                gradient_clip_val=self.gradient_clip_val,
+                gradient_clip_algorithm=self.gradient_clip_algorithm,
+                threads=self.threads,
+            )
+        if self.steps == "compiled":
             self.compiled = CompiledSteps(
                 self.backbone, optimizer, cross_entropy, self.gradient_clip_val, self.gradient_clip_algorithm
             )
@@ -136,10 +158,13 @@ class Classifier(LightningModule):
         np.random.seed(stream % 2**32)
         self._measure("lr", self._optimizer().param_groups[0]["lr"])
 
-    def training_step(self, minibatches: Batch | Iterator[Batch], batch_idx: int) -> None:
+    def training_step(self, batch: Batch | Minibatches, batch_idx: int) -> None:
         """Trains on a group of minibatches, as `MNISTDataModule` gives them, or on one, as any other does."""
+        if self.native:
+            self._native_steps(batch, batch_idx)
+            return
         all_losses, all_logits, all_labels = [], [], []
-        remaining = minibatches if isinstance(minibatches, Iterator) else iter([minibatches])
+        remaining = iter(batch if isinstance(batch, Minibatches) else [batch])
         while some := list(islice(remaining, STEPS_PER_GRAPH if self.compiled else 1)):
             self.before_step()
             for (loss, logits), (_, labels) in zip(self._optimizer_steps(some), some, strict=True):
@@ -150,14 +175,33 @@ class Classifier(LightningModule):
         sizes = torch.tensor([len(labels) for labels in all_labels], device=all_losses[0].device)
         self.training_means.add(torch.stack(all_losses) * sizes, torch.cat(all_logits), torch.cat(all_labels))
 
+    def _native_steps(self, batch: Batch | Minibatches, batch_idx: int) -> None:
+        assert self.native is not None
+        self.before_step()
+        if isinstance(batch, Minibatches):
+            data, order = self.native.keep(batch.images, batch.labels), batch.order
+            size, first = batch.batch_size, batch.first
+        else:
+            data, start = self.native.find(*batch)
+            size, first = len(batch[1]), batch_idx
+            order = torch.arange(start, start + size)
+        loss, errors = self.native.train(data, order, size, epoch=self.current_epoch, step=first)
+        self._count_steps(math.ceil(len(order) / size))
+        self.training_means.add_sums(loss, errors, len(order))
+
+    def _count_steps(self, count: int) -> None:
+        """Counts optimizer steps that were made at once, for Lightning's global_step."""
+        optimizer = self._optimizer()
+        for _ in range(count):
+            optimizer._on_before_step()
+            optimizer._on_after_step()
+
     def _optimizer_steps(self, minibatches: list[Batch]) -> list[tuple[Tensor, Tensor]]:
         """One optimizer step for each minibatch; of each its mean loss () and its logits (N, num_classes)."""
         optimizer = self._optimizer()
         if self.compiled and self.compiled.ready(minibatches):
             results = self.compiled(minibatches, self.trainer.global_step)
-            for _ in minibatches:  # Lightning's count of the steps, which is global_step
-                optimizer._on_before_step()
-                optimizer._on_after_step()
+            self._count_steps(len(minibatches))
             return results
         results = []
         for images, labels in minibatches:
@@ -206,8 +250,14 @@ class Classifier(LightningModule):
 
     def _evaluation_step(self, batch: Batch) -> Tensor:
         images, labels = batch
-        logits: Tensor = self(images)
-        self.evaluation_means.add(cross_entropy(logits, labels, "sum"), logits, labels)
+        if self.native:
+            data, first = self.native.find(images, labels)
+            found = self.native.evaluate(data, first, len(labels))
+            logits, self.active = found.logits, found.active
+            self.evaluation_means.add_sums(math.fsum(found.losses.tolist()), int(found.wrong.sum()), len(labels))
+        else:
+            logits = self(images)
+            self.evaluation_means.add(cross_entropy(logits, labels, "sum"), logits, labels)
         self.metrics.update(logits, labels)
         return logits
 

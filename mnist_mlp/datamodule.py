@@ -20,12 +20,29 @@ Batch = tuple[Tensor, Tensor]
 MINIBATCHES_PER_STEP = 64
 
 
-class TrainingEpoch:
-    """The training set in a fresh order each epoch, as groups of minibatches.
+class Minibatches:
+    """A group of minibatches (images (N, 1, 28, 28), labels (N,)), for one `training_step`.
 
-    Iterating yields, per `training_step`, an iterator over up to `MINIBATCHES_PER_STEP` minibatches
-    (images (N, 1, 28, 28), labels (N,)) with N = `batch_size`, the epoch's last one smaller. Each minibatch is one
-    indexing operation, made when it is needed.
+    Iterating makes them one by one, each by one indexing operation. Native steps take the attributes instead.
+
+    Attributes:
+        images, labels: the whole training set.
+        order: (M,) int64, the numbers of this group's images.
+        batch_size: N; the last minibatch may be smaller.
+        first: how many minibatches of this epoch come before these.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, order: Tensor, batch_size: int, first: int) -> None:
+        self.images, self.labels, self.order, self.batch_size, self.first = images, labels, order, batch_size, first
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in torch.split(self.order, self.batch_size):
+            # index_select copies an image's 784 numbers at once, in half the time of images[index].
+            yield self.images.index_select(0, index), self.labels.index_select(0, index)
+
+
+class TrainingEpoch:
+    """The training set in a fresh order each epoch, as groups of up to `MINIBATCHES_PER_STEP` minibatches.
 
     Args:
         images, labels: the training set.
@@ -52,14 +69,10 @@ class TrainingEpoch:
     def __len__(self) -> int:
         return ceil(self._samples() / (self.batch_size * MINIBATCHES_PER_STEP))
 
-    def __iter__(self) -> Iterator[Iterator[Batch]]:
+    def __iter__(self) -> Iterator[Minibatches]:
         order = self.order()[: self._samples()]
-        for group in torch.split(order, self.batch_size * MINIBATCHES_PER_STEP):
-            # index_select copies an image's 784 numbers at once, in half the time of images[index].
-            yield (
-                (self.images.index_select(0, index), self.labels.index_select(0, index))
-                for index in torch.split(group, self.batch_size)
-            )
+        for number, some in enumerate(torch.split(order, self.batch_size * MINIBATCHES_PER_STEP)):
+            yield Minibatches(self.images, self.labels, some, self.batch_size, number * MINIBATCHES_PER_STEP)
 
 
 class InOrder:
@@ -168,7 +181,7 @@ class MNISTDataModule(LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
         def place(images: Tensor, labels: Tensor) -> Batch:
-            return normalize(images, mean, std).to(device), labels.to(device)
+            return normalize(images, mean, std).to(device), labels.to(device, copy=True)
 
         self.splits = {
             "train": place(official_train[0][train], official_train[1][train]),

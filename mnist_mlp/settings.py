@@ -122,7 +122,7 @@ RULES: dict[str, Rule] = {
     "trainer.devices": Rule(lambda value: value == 1 and _number(value), f"1: {ONE_DEVICE}"),
     "trainer.num_nodes": Rule(lambda value: value == 1 and _number(value), f"1: {ONE_DEVICE}"),
     "trainer.strategy": Rule(lambda value: value == "auto", f"auto: {ONE_DEVICE}"),
-    "trainer.compile": TRUTH,
+    "trainer.steps": _choice("auto", "native", "compiled", "eager"),
     "trainer.deterministic": Rule(lambda value: value == "warn" or isinstance(value, bool), "true, false or warn"),
     "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),

@@ -25,10 +25,11 @@ from mnist_mlp.run.signals import StopSignals
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import SettingError, check_accelerator, flatten, name_network, settle
+from mnist_mlp.steps.choice import choose
 from mnist_mlp.tensorboard.events import Events
 
 # Under `trainer`, where Lightning's users look for them, but taken by the classifier, which makes the optimizer steps.
-CLASSIFIERS_SETTINGS = ("gradient_clip_val", "gradient_clip_algorithm", "compile")
+CLASSIFIERS_SETTINGS = ("gradient_clip_val", "gradient_clip_algorithm", "steps")
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         try:
             with ExitStack() as opened:
                 session = build(config, run, signals, opened)
+                run.write_config(config)  # again: now it says which steps are made
                 fit(session, config, run)
                 complete(session, run)
             return run.read_record()
@@ -93,6 +95,8 @@ def build(config: DictConfig, run: RunDirectory, signals: StopSignals, opened: E
     # Adam's averages for units that died shrink into denormal numbers, which slow a processor down: without this,
     # Network B's epochs take a quarter longer from the second on.
     torch.set_flush_denormal(True)
+    # deterministic=true has PyTorch fill each new tensor, which nothing here reads before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     checkpoint = read_checkpoint(run.last, "run_dir") if run.last.exists() else None
     if checkpoint:
         run.refuse_checkpoint(checkpoint, config)
@@ -101,20 +105,22 @@ def build(config: DictConfig, run: RunDirectory, signals: StopSignals, opened: E
     torch.manual_seed(stream_seed(config.seed, "weights"))
     backbone = instantiate(config.model)
     check_logits(backbone, "model", config.network)
+    make_optimizer = instantiate(config.optimizer)
+    optimizer = _make("optimizer", make_optimizer, backbone.parameters())  # only now does it look at its arguments
+    config.trainer.steps = choose(config.trainer.steps, backbone, optimizer, config.trainer.accelerator)
     classifier = Classifier(
         backbone,
-        instantiate(config.optimizer),
+        make_optimizer,
         instantiate(config.scheduler) if "_target_" in config.scheduler else None,
         average=config.average,
         seed=config.seed,
         gradient_clip_val=config.trainer.gradient_clip_val,
         gradient_clip_algorithm=config.trainer.gradient_clip_algorithm,
-        compile=config.trainer.compile,
+        steps=config.trainer.steps,
+        threads=torch.get_num_threads(),
         before_step=signals.check,
         hyperparameters=OmegaConf.to_container(config),  # type: ignore[arg-type]
     )
-    # These two look at their arguments only when they are made.
-    optimizer = _make("optimizer", classifier.optimizer, backbone.parameters())
     if classifier.scheduler is not None:
         _make("scheduler", classifier.scheduler, optimizer)
     if checkpoint:
@@ -148,6 +154,7 @@ def fit(session: Session, config: DictConfig, run: RunDirectory) -> None:
         seed=config.seed,
         epochs=session.done,
         threads=torch.get_num_threads(),
+        steps=config.trainer.steps,
         device=device_name(session.trainer.strategy.root_device),
         git=git_state(),
         versions=versions(),

@@ -64,7 +64,7 @@ class _Evaluation(ctypes.Structure):
         ("images", _Images),
         ("tensors", _Pointer),
         *((name, _int) for name in ("first", "samples")),
-        *((name, _Pointer) for name in ("logits", "losses", "wrong")),
+        *((name, _Pointer) for name in ("logits", "losses", "wrong", "active")),
         ("threads", _int),
     )
 
@@ -219,7 +219,7 @@ class NativeImages:
             )
         if not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             raise ValueError(f"native steps take labels in 0..{num_classes - 1}")
-        self.pixels, self.labels = images.flatten(1).contiguous(), labels.contiguous()
+        self.source, self.pixels, self.labels = images, images.flatten(1).contiguous(), labels.contiguous()
         self.num_classes = num_classes
         self.background = float(self.pixels.min())
         self.starts: npt.NDArray[np.int64] | None = None
@@ -253,11 +253,13 @@ class Evaluated:
         logits: (N, num_classes) float32.
         losses: (N,) float64, cross-entropy.
         wrong: (N,) bool, whether another class has the largest logit.
+        active: of each hidden layer (width,) bool, whether a unit's ReLU let something pass for one of the images.
     """
 
     logits: Tensor
     losses: Tensor
     wrong: Tensor
+    active: list[Tensor]
 
 
 class NativeSteps:
@@ -297,6 +299,7 @@ class NativeSteps:
         self.clipping = CLIPPINGS[gradient_clip_algorithm if gradient_clip_val is not None else None]
         self.linears = [layer for layer in backbone.modules() if isinstance(layer, nn.Linear)]
         widths = np.array([self.linears[0].in_features, *(layer.out_features for layer in self.linears)], np.int64)
+        self._sets: dict[int, NativeImages] = {}  # by the id of their images, which they keep alive
         self._net = self._library.steps_new(len(self.linears), widths.ctypes.data)
         if not self._net:
             raise MemoryError("native steps")
@@ -362,23 +365,47 @@ class NativeSteps:
         count = len(data) - first if count is None else count
         if first < 0 or count < 0 or first + count > len(data):
             raise ValueError(f"native steps: images {first} to {first + count} of {len(data)}")
+        hidden = [layer.out_features for layer in self.linears[:-1]]
+        active = torch.zeros(self.threads, sum(hidden), dtype=torch.bool)
         result = Evaluated(
             torch.empty(count, self.linears[-1].out_features),
             torch.empty(count, dtype=torch.float64),
             torch.empty(count, dtype=torch.bool),
+            [],
         )
-        if not count:
-            return result
         tensors = _addresses(
             [tensor for layer in self.linears for tensor in (layer.weight, layer.bias, None, None, None, None)]
         )
         evaluation = _Evaluation(first=first, samples=count, threads=self.threads, tensors=tensors.ctypes.data)
         evaluation.logits, evaluation.losses = result.logits.data_ptr(), result.losses.data_ptr()
-        evaluation.wrong = result.wrong.data_ptr()
+        evaluation.wrong, evaluation.active = result.wrong.data_ptr(), active.data_ptr()
         data._fill(evaluation.images)
-        if not self._library.steps_evaluate(self._net, ctypes.byref(evaluation)):
+        if count and not self._library.steps_evaluate(self._net, ctypes.byref(evaluation)):
             raise MemoryError("native steps")
+        result.active += torch.split(active.any(dim=0), hidden)
         return result
+
+    def find(self, images: Tensor, labels: Tensor) -> tuple[NativeImages, int]:
+        """The set that a batch is a part of, made ready once, and the number of the batch's first image in it.
+
+        A batch that is no view of a larger set is a set of its own, made ready at each call.
+        """
+        whole, all_labels = (part if part._base is None else part._base for part in (images, labels))
+        first = int(images.storage_offset()) // max(1, images[0].numel())
+        if whole.shape[1:] != images.shape[1:] or all_labels.ndim != 1 or labels.storage_offset() != first:
+            whole, all_labels, first = images, labels, 0
+        known = self._sets.get(id(whole))
+        if known is None or known.source is not whole:
+            known = NativeImages(whole, all_labels, self.linears[-1].out_features)
+            if whole is not images:  # else it would be kept for ever
+                self._sets[id(whole)] = known
+        return known, first
+
+    def keep(self, images: Tensor, labels: Tensor) -> NativeImages:
+        """A whole set, made ready once and kept."""
+        if id(images) not in self._sets:
+            self._sets[id(images)] = NativeImages(images, labels, self.linears[-1].out_features)
+        return self._sets[id(images)]
 
     def _check(self, data: NativeImages) -> None:
         first, last = self.linears[0].in_features, self.linears[-1].out_features

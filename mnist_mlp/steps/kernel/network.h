@@ -365,18 +365,32 @@ static void train(Net &n, Group &g, int thread, Barrier &barrier) {
   }
 }
 
+// Which hidden units let something pass for one of these rows.
+static void note_active(const Net &n, unsigned char *active, long row, long end) {
+  for (int i = 0; i + 1 < n.depth; active += n.layers[i++].out) {
+    const Layer &l = n.layers[i];
+    for (long m = row; m < end; ++m) {
+      const float *y = l.act + m * l.stride;
+      for (long c = 0; c < l.out; ++c) active[c] |= y[c] > 0;
+    }
+  }
+}
+
 static void evaluate(Net &n, Evaluation &e, int thread, Barrier &barrier) {
   if (e.images.entries && thread == 0) sum_weights(n, 0, n.layers[0].panels);
   barrier.wait();
   // Each thread has its share of the samples, and rows of its own for them.
   const Layer &last = n.layers[n.depth - 1];
   const long rows = n.batch / e.threads, row = thread * rows;
+  long units = 0;
+  for (int i = 0; i + 1 < n.depth; ++i) units += n.layers[i].out;
   const long end = share(e.samples, 1, thread + 1, e.threads);
   for (long first = share(e.samples, 1, thread, e.threads); first < end; first += rows) {
     const long count = end - first < rows ? end - first : rows;
     for (long m = 0; m < count; ++m) n.order[row + m] = e.first + first + m;
     forward(n, e.images, {n.order, 0, 0}, {nullptr, 0}, row, row + count);
     cross_entropy(n, e.images, n.order, 0, row, row + count);
+    note_active(n, e.active + thread * units, row, row + count);
     for (long m = 0; m < count; ++m) {
       e.losses[first + m] = n.losses[row + m];
       e.wrong[first + m] = n.wrong[row + m];

@@ -62,6 +62,7 @@ struct Evaluation {
   float *logits;   // [samples, classes]
   double *losses;  // [samples]
   unsigned char *wrong;  // [samples]: 1 where another class has the largest logit
+  unsigned char *active;  // [threads, hidden units of all layers]: 1 where a unit was above 0 for an image
   std::int64_t threads;
 };
 
