@@ -11,10 +11,8 @@ import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -31,6 +29,7 @@ from mnist_mlp.settings import (
     SEARCH_RULES,
     TRUTH,
     SettingError,
+    as_override,
     check,
     end,
     flatten,
@@ -38,6 +37,8 @@ from mnist_mlp.settings import (
     settle,
     without_hydra,
 )
+from mnist_mlp.sweeps.compose import Composer
+from mnist_mlp.sweeps.jobs import Job
 from mnist_mlp.sweeps.study import (
     DIRECTORY,
     NAMES,
@@ -50,7 +51,6 @@ from mnist_mlp.sweeps.study import (
     trials_of,
     write_best,
 )
-from mnist_mlp.sweeps.view import Job
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -118,10 +118,10 @@ def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
     for setting, dimension in space.items():
         where = f"search.space.{setting}"
         if setting in FIXED:
-            raise SettingError(where, _text(dimension), "cannot be searched: the trials could not be compared")
+            raise SettingError(where, as_override(dimension), "cannot be searched: the trials could not be compared")
         if setting not in known:
             settings = [name for name in known if name not in FIXED and not name.startswith("search.")]
-            raise SettingError(where, _text(dimension), no_such_setting(setting, settings))
+            raise SettingError(where, as_override(dimension), no_such_setting(setting, settings))
         if "choices" in dimension:
             ends = [(f"{where}.choices", value) for value in dimension["choices"]]
             if not ends:
@@ -131,17 +131,17 @@ def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
             low, high, log = dimension["low"], dimension["high"], dimension.setdefault("log", False)
             for name, value in ends:
                 if not NUMBER.accepts(value) or not math.isfinite(value):
-                    raise SettingError(name, _text(value), "must be a number")
+                    raise SettingError(name, as_override(value), "must be a number")
             if low >= high:
                 raise SettingError(f"{where}.low", low, f"must be below {where}.high={high}")
             if not TRUTH.accepts(log):
-                raise SettingError(f"{where}.log", _text(log), f"must be {TRUTH.wanted}")
+                raise SettingError(f"{where}.log", as_override(log), f"must be {TRUTH.wanted}")
             if log and low <= 0:
                 raise SettingError(f"{where}.low", low, "must be above 0 on a logarithmic scale")
             dimension["whole"] = all(type(value) is int for value in (low, high, known[setting]))
         for name, value in ends:
             if setting in RULES and not RULES[setting].accepts(value):
-                raise SettingError(name, _text(value), f"{setting} must be {RULES[setting].wanted}")
+                raise SettingError(name, as_override(value), f"{setting} must be {RULES[setting].wanted}")
     if not space:
         raise SettingError("search.space", "{}", "must hold a setting, such as search.space.optimizer.lr")
     return space
@@ -157,28 +157,29 @@ def _dimensions(node: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, An
             yield setting, value
         elif value is not None:
             problem = "must be an interval, such as {low: 0.1, high: 0.5}, or choices, such as {choices: [1, 2]}"
-            raise SettingError(f"search.space.{setting}", _text(value), problem)
+            raise SettingError(f"search.space.{setting}", as_override(value), problem)
 
 
 class Search:
-    """The study of a search: says what to try next, and is told what came of it.
+    """A source of jobs, which are the trials of a study: says what to try next, and takes note of what came of it.
 
     Only the process that holds the sweep may have one. A trial that the study calls running is then one that was cut
     short: it is resumed, with the same values in the same directory. One that failed is tried again by each command, a
     loss that was not finite aside.
 
     Args:
-        config: of the sweep, checked.
-        loader: what composes its jobs.
+        composer: makes the jobs of the sweep, whose configuration is checked.
         overrides: of its command line.
-        directory: of the sweep.
 
     Raises:
         SettingError: the directory holds something else.
     """
 
-    def __init__(self, config: DictConfig, loader: ConfigLoader, overrides: Sequence[str], directory: Path) -> None:
-        self.settings, self.seed, self.directory = config.search, config.seed, directory
+    def __init__(self, composer: Composer, overrides: Sequence[str]) -> None:
+        config, loader = composer.config, composer.loader
+        self.settings, self.seed, self.directory = config.search, config.seed, composer.directory
+        self.jobs: list[Job] = []
+        self._composer = composer
         self.direction: Direction = "minimize" if self.settings.objective == "val/loss" else "maximize"
         self.space = read_space(config)
         # A trial is a run like any other, and composed without the search: what that says of a run goes with it.
@@ -186,7 +187,7 @@ class Search:
         plain, searched = loader.load_sweep_config(config, self.base), _settings(config)
         for name, (_, value) in other_settings(_settings(plain), searched).items():
             if not name.startswith("search."):
-                self.base.append(f"{name}={_text(value)}")
+                self.base.append(f"{name}={as_override(value)}")
         chosen, usual = plain.hydra.runtime.choices, loader.load_sweep_config(config, []).hydra.runtime.choices
         groups = {
             group: chosen[group]
@@ -244,6 +245,16 @@ class Search:
             if trial.state in (TrialState.RUNNING, TrialState.FAIL):
                 yield Trial(name, self._overrides(trial.params))
 
+    def next_job(self) -> Job | None:
+        while (trial := self.ask()) is not None:
+            job = self._composer.job([*self.base, *trial.overrides], len(self.jobs), trial.name)
+            job.note = " ".join(trial.overrides)
+            self.jobs.append(job)
+            if job.state != "completed":
+                return job
+            self.tell(job)  # it completed just before a kill, and the study does not know yet
+        return None
+
     def ask(self) -> Trial | None:
         """The next trial, which the study then calls running; None where there are as many as were asked for."""
         if self._unfinished:
@@ -297,10 +308,10 @@ class Search:
             for name, dimension in self.space.items()
             if "choices" in dimension
         }
-        return [f"{name}={_text(choices.get(name, params[name]))}" for name in self.space]
+        return [f"{name}={as_override(choices.get(name, params[name]))}" for name in self.space]
 
-    def is_hopeless(self, job: Job) -> bool:
-        """Whether a running trial is to be stopped, which the study then knows.
+    def should_stop(self, job: Job) -> bool:
+        """Whether a running trial is to be stopped, which the study then calls pruned.
 
         Looked at after each epoch but the last, so that what is pruned does not depend on when this is called.
         """
@@ -346,7 +357,7 @@ class Search:
 
         trial = trials_of(self.study)[job.name]
         if trial.state == TrialState.RUNNING and job.state == "completed":
-            self.is_hopeless(job)  # its last epochs may not have been looked at
+            self.should_stop(job)  # its last epochs may not have been looked at
             trial = trials_of(self.study)[job.name]
         if trial.state == TrialState.PRUNED:
             job.state = "pruned"
@@ -366,12 +377,13 @@ class Search:
         elif job.state == "failed":
             self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def progress(self) -> str:
+    def plan(self) -> str:
         """How far the search is, in a line."""
         return f"{len(trials_of(self.study))} of {self.settings.trials} trials: {counts(self.study)}"
 
+    result = plan
+
     def is_over(self) -> bool:
-        """Whether the same command would have nothing to do."""
         from optuna.trial import TrialState
 
         states = [trial.state for trial in trials_of(self.study).values()]
@@ -386,14 +398,11 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     return flatten(OmegaConf.to_container(settings))
 
 
-def _text(value: Any) -> str:
-    """A value as JSON, which the command line takes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
 def _scalar(value: Any) -> Any:
-    """What a study takes for a choice."""
-    return value if isinstance(value, int | float | str) or value is None else _text(value)
+    """What a study takes for a choice: a list is a text in it, as JSON."""
+    if isinstance(value, int | float | str) or value is None:
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _rounded(value: Any, dimension: Mapping[str, Any]) -> Any:

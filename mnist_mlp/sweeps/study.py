@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_mlp.run.directory import durable_write
-from mnist_mlp.run.identity import PLACES
+from mnist_mlp.run.identity import LABELS, PLACES
 from mnist_mlp.run.records import read_record
 from mnist_mlp.settings import SettingError, flatten, load_yaml
 
@@ -26,7 +26,7 @@ STUDY = "study.db"  # SQLite: one file that is whole after any kill, and what Op
 BEST = Path("experiment") / "best.yaml"  # in the sweep's directory, where --config-dir finds it
 DIRECTORY = "directory"  # a trial's own attribute in the study: the name of its run directory
 SHOWN = 10  # trials in the table
-NAMES = (*PLACES, "experiment", "network")  # settings that only say what a run is called
+NAMES = (*PLACES, *LABELS)  # settings that only say where a run lies and what it is called
 
 
 def open_study(path: Path, direction: Direction | None = None) -> tuple["Study", "RDBStorage"]:
