@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 
 from mnist_mlp.run.signals import StopSignals
 from mnist_mlp.settings import SettingError
@@ -35,14 +36,9 @@ class ProcessLauncher(SweepLauncher):
 
     def run(self, source: JobSource, view: SweepView, signals: StopSignals) -> None:
         devices = gpus() if self.config.trainer.accelerator != "cpu" else []
-        several = len(devices) > 1
-        threads = max((job.threads or cores() for job in source.jobs), default=self.config.threads or cores())
-        limit = self.jobs or (len(devices) if several else max(1, cores() // threads))
+        limit = self.jobs or self._fitting(source, devices)
         view.say(f"{os.path.relpath(view.directory)}: {source.plan()}; {limit} at a time")
-        if not source.is_over():
-            waiting = (job for job in source.jobs if job.state == "waiting")
-            longest = max(waiting, key=lambda job: job.work, default=self.config)
-            start_server(self.command, longest.threads)
+        self._prepare(source)
         running: list[Job] = []
         again: list[Job] = []  # failed, to be started once more
         kills = out_of_memory_kills()
@@ -52,35 +48,42 @@ class ProcessLauncher(SweepLauncher):
                     job = again.pop(0) if again else source.next_job()
                     if job is None:
                         break
-                    if several:
-                        used = [other.gpu for other in running]
-                        job.gpu = min(devices, key=used.count)
-                    if self._start(job, view):
+                    job.gpu = _least_used(devices, running)
+                    if self._start(job, source, view):
                         running.append(job)
-                    else:
-                        source.tell(job)
-                        view.say(f"failed {job.name}: {job.cause}", "red")
                 if not running:
-                    break
+                    return
                 _stop(running, source, everything=self._stopping(source, signals))
-                statuses = wait_for_any(running, POLL)
-                for job in running:
-                    if job.name in statuses:
-                        self._end(job, statuses[job.name], out_of_memory_kills() > kills, source, view)
-                        kills = out_of_memory_kills()
-                again = [*(job for job in running if job.state == "waiting"), *again]
+                for job, status in wait_for_any(running, POLL):
+                    before, kills = kills, out_of_memory_kills()
+                    self._end(job, status, kills > before, source, view)
+                again += [job for job in running if job.state == "waiting"]
                 running = [job for job in running if job.state == "running"]
                 view.refresh()
         finally:
             for job in running:  # an error has ended the loop; Python waits for them at the end of this process
                 ask_to_stop(job)
 
+    def _fitting(self, source: JobSource, devices: Sequence[str]) -> int:
+        """How many jobs this machine feeds at a time."""
+        if len(devices) > 1:
+            return len(devices)
+        threads = max((job.threads or cores() for job in source.jobs), default=self.config.threads or cores())
+        return max(1, cores() // threads)
+
+    def _prepare(self, source: JobSource) -> None:
+        """Starts the server of the jobs' processes, where there will be any."""
+        if not source.is_over():
+            waiting = (job for job in source.jobs if job.state == "waiting")
+            longest = max(waiting, key=lambda job: job.work, default=self.config)  # the first to start
+            start_server(self.command, longest.threads)
+
     def _stopping(self, source: JobSource, signals: StopSignals) -> bool:
         """Whether no more jobs are started, and those that run are stopped."""
         return signals.received is not None or (self.fail_fast and any(job.state == "failed" for job in source.jobs))
 
-    def _start(self, job: Job, view: SweepView) -> bool:
-        """Starts a job's process. Returns: False where the machine refuses; the job then has a cause."""
+    def _start(self, job: Job, source: JobSource, view: SweepView) -> bool:
+        """Starts a job's process. Returns: False where the machine refuses, which is a failure of the job."""
         if job.note and not job.attempts:
             view.say(f"{job.name}: {job.note}", on_terminal=False)
         view.say(f"started {job.name}" + (f", attempt {job.attempts + 1}" if job.attempts else ""), on_terminal=False)
@@ -91,6 +94,8 @@ class ProcessLauncher(SweepLauncher):
             start(job, self.command, *self.command_line(job))
         except (OSError, EOFError) as error:
             job.state, job.cause = "failed", f"could not be started ({error})"
+            view.say(f"failed {job.name}: {job.cause}", "red")
+            source.tell(job)
             return False
         return True
 
@@ -109,6 +114,12 @@ class ProcessLauncher(SweepLauncher):
         view.say_end(job, asked)
         if retry:
             job.state = "waiting"
+
+
+def _least_used(devices: Sequence[str], running: Sequence[Job]) -> str | None:
+    """The GPU for the next job; None where a job finds the only one by itself, or there is none."""
+    used = [job.gpu for job in running]
+    return min(devices, key=used.count) if len(devices) > 1 else None
 
 
 def _stop(running: list[Job], source: JobSource, everything: bool) -> None:

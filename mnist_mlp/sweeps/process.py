@@ -64,15 +64,15 @@ def start(job: Job, command: Command, arguments: list[str], log: Path) -> None:
     job.process.start()
 
 
-def wait_for_any(jobs: Sequence[Job], timeout: float) -> dict[str, int]:
+def wait_for_any(jobs: Sequence[Job], timeout: float) -> list[tuple[Job, int]]:
     """Waits until the process of one of the jobs ends, or the timeout is over.
 
     Returns:
-        The exit statuses of those that have ended, by the name of the job.
+        Each job whose process has ended, with the exit status.
     """
-    processes = {job.name: job.process for job in jobs if job.process is not None}
-    connection.wait([process.sentinel for process in processes.values()], timeout)
-    return {name: process.exitcode for name, process in processes.items() if process.exitcode is not None}
+    processes = [(job, job.process) for job in jobs if job.process is not None]
+    connection.wait([process.sentinel for _, process in processes], timeout)
+    return [(job, process.exitcode) for job, process in processes if process.exitcode is not None]
 
 
 def ask_to_stop(job: Job) -> None:

@@ -1,9 +1,9 @@
 """`mnist-train -m search=tpe`: better settings, looked for by Optuna, each trial a job of a sweep.
 
 The study lies in the sweep's directory and is written before a trial starts and when it ends, so that a search goes on
-where it was killed. A trial's values are a function of the study and of (seed, trial) alone: with one job at a time a
-search is repeatable, kills or none; with more it depends on which trial ends first. Optuna takes a second to import,
-which a command that does not search does not spend.
+where it was killed. A trial's values depend only on the study and on (seed, trial): with one job at a time a search is
+repeatable, also where it was killed; with more jobs it depends on which trial ends first. Optuna is imported inside
+functions: that takes a second, which a command that does not search does not spend.
 """
 
 import json
@@ -61,12 +61,12 @@ if TYPE_CHECKING:
 INTERVALS = ({"low", "high"}, {"low", "high", "log"})
 DIGITS = 4  # of a value from an interval: nobody types, or needs, the others
 
-# With another of these the trials could not be compared with each other, or would not be runs of their own.
+# Settings that are not searched: trials that differ in one of these could not be compared, or told apart.
 FIXED = (*NAMES, "data.test_size", "data.validation_size", "data.split_seed", "data.eval_batch_size")
 
 
 class Trial(NamedTuple):
-    """What a job is made of: its directory's name, and the values to try as overrides."""
+    """One point of the space: the name of its directory, and the values to try as overrides."""
 
     name: str
     overrides: list[str]
@@ -88,7 +88,7 @@ class CheckSearch(Callback):
 
 
 def check_search(config: DictConfig) -> None:
-    """Raises: SettingError, where this composed configuration of a sweep is not one of a search that can be made."""
+    """Raises: SettingError, where this composed configuration of a sweep asks for a search that cannot be made."""
     check(config, SEARCH_RULES)
     chosen = config.hydra.runtime.choices["hydra/launcher"]
     if chosen != "process":
@@ -107,7 +107,7 @@ def check_search(config: DictConfig) -> None:
 
 
 def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
-    """What is searched, by setting: `choices`, or `low`, `high`, `log` and `whole` for whole numbers only.
+    """What is searched, by setting: `choices`, or `low`, `high`, `log` and `whole` (only whole numbers are tried).
 
     Raises:
         SettingError: there is no such setting, or it cannot take every value of its interval or choices.
@@ -122,29 +122,38 @@ def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
         if setting not in known:
             settings = [name for name in known if name not in FIXED and not name.startswith("search.")]
             raise SettingError(where, as_override(dimension), no_such_setting(setting, settings))
-        if "choices" in dimension:
-            ends = [(f"{where}.choices", value) for value in dimension["choices"]]
-            if not ends:
-                raise SettingError(f"{where}.choices", "[]", "must have at least one value")
-        else:
-            ends = [(f"{where}.{name}", dimension[name]) for name in ("low", "high")]
-            low, high, log = dimension["low"], dimension["high"], dimension.setdefault("log", False)
-            for name, value in ends:
-                if not NUMBER.accepts(value) or not math.isfinite(value):
-                    raise SettingError(name, as_override(value), "must be a number")
-            if low >= high:
-                raise SettingError(f"{where}.low", low, f"must be below {where}.high={high}")
-            if not TRUTH.accepts(log):
-                raise SettingError(f"{where}.log", as_override(log), f"must be {TRUTH.wanted}")
-            if log and low <= 0:
-                raise SettingError(f"{where}.low", low, "must be above 0 on a logarithmic scale")
-            dimension["whole"] = all(type(value) is int for value in (low, high, known[setting]))
-        for name, value in ends:
+        values = _choices(where, dimension) if "choices" in dimension else _interval(where, dimension, known[setting])
+        for name, value in values:
             if setting in RULES and not RULES[setting].accepts(value):
                 raise SettingError(name, as_override(value), f"{setting} must be {RULES[setting].wanted}")
     if not space:
         raise SettingError("search.space", "{}", "must hold a setting, such as search.space.optimizer.lr")
     return space
+
+
+def _choices(where: str, dimension: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Checks a list of choices; returns each with the name to call it by."""
+    values = [(f"{where}.choices", value) for value in dimension["choices"]]
+    if not values:
+        raise SettingError(f"{where}.choices", "[]", "must have at least one value")
+    return values
+
+
+def _interval(where: str, dimension: dict[str, Any], usual: Any) -> list[tuple[str, Any]]:
+    """Checks and completes an interval; returns its ends, each with its name. `usual` is the setting's default."""
+    ends = [(f"{where}.{name}", dimension[name]) for name in ("low", "high")]
+    low, high, log = dimension["low"], dimension["high"], dimension.setdefault("log", False)
+    for name, value in ends:
+        if not NUMBER.accepts(value) or not math.isfinite(value):
+            raise SettingError(name, as_override(value), "must be a number")
+    if low >= high:
+        raise SettingError(f"{where}.low", low, f"must be below {where}.high={high}")
+    if not TRUTH.accepts(log):
+        raise SettingError(f"{where}.log", as_override(log), f"must be {TRUTH.wanted}")
+    if log and low <= 0:
+        raise SettingError(f"{where}.low", low, "must be above 0 on a logarithmic scale")
+    dimension["whole"] = all(type(value) is int for value in (low, high, usual))
+    return ends
 
 
 def _dimensions(node: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -163,9 +172,9 @@ def _dimensions(node: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, An
 class Search:
     """A source of jobs, which are the trials of a study: says what to try next, and takes note of what came of it.
 
-    Only the process that holds the sweep may have one. A trial that the study calls running is then one that was cut
-    short: it is resumed, with the same values in the same directory. One that failed is tried again by each command, a
-    loss that was not finite aside.
+    Only the process that holds the sweep's lock may have one. A trial that the study calls running was therefore cut
+    short: it is resumed, with the same values in the same directory. Each command tries a trial that failed again,
+    unless its loss was not finite.
 
     Args:
         composer: makes the jobs of the sweep, whose configuration is checked.
@@ -182,7 +191,7 @@ class Search:
         self._composer = composer
         self.direction: Direction = "minimize" if self.settings.objective == "val/loss" else "maximize"
         self.space = read_space(config)
-        # A trial is a run like any other, and composed without the search: what that says of a run goes with it.
+        # A trial is a run like any other, composed without the search group: what that group says of a run is added.
         self.base = [override for override in overrides if not override.lstrip("+~").startswith(("search=", "search."))]
         plain, searched = loader.load_sweep_config(config, self.base), _settings(config)
         for name, (_, value) in other_settings(_settings(plain), searched).items():
@@ -256,7 +265,7 @@ class Search:
         return None
 
     def ask(self) -> Trial | None:
-        """The next trial, which the study then calls running; None where there are as many as were asked for."""
+        """The next trial, which the study then calls running; None where there are as many trials as were wanted."""
         if self._unfinished:
             return self._unfinished.pop(0)
         count = len(trials_of(self.study))

@@ -66,6 +66,7 @@ def counts(study: "Study") -> str:
 
 def conclude(directory: Path) -> Group:
     """Writes the best settings so far as an experiment, and a plot; returns the best trials as a table."""
+    # Here, because they import Matplotlib and Optuna, which a sweep that is no search does without.
     from mnist_mlp.drawing.figure import png, svg
     from mnist_mlp.sweeps.search_figure import draw
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import Command, deterministic, epochs, holder, processes, start, statuses, until
+from helpers import Command, deterministic, epochs, holder, processes, started, statuses, until
 
-from mnist_mlp.sweeps.cluster import SLURM_COMMANDS
+from mnist_mlp.sweeps.slurm import SLURM_COMMANDS
 
 SWEEP = ["-m", "sweep=s", "seed=0,1"]
 
@@ -87,19 +87,19 @@ def test_a_sweep_on_ray_with_a_killed_and_a_stopped_job_ends_like_a_local_one(
     on_ray = [*arguments, "sweep=ray", "hydra/launcher=ray"]
     directory = tmp_path / "logs" / "sweeps" / "ray"
 
-    process = start(on_ray, tmp_path)
-    until(lambda: sum(epochs(directory / f"seed={seed}") > 10 for seed in range(3)) >= 1, "ten epochs", 120)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert set(statuses(directory).values()) == {"interrupted"}
-    until(lambda: not processes(tmp_path), "Ray has gone with the sweep")
+    with started(on_ray, tmp_path) as process:
+        until(lambda: sum(epochs(directory / f"seed={seed}") > 10 for seed in range(3)) >= 1, "ten epochs")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 130, told
+        assert set(statuses(directory).values()) == {"interrupted"}
+        until(lambda: not processes(tmp_path), "Ray has gone with the sweep")
 
-    process = start(on_ray, tmp_path)
-    until(lambda: "seed=2" in statuses(directory) and epochs(directory / "seed=2") > 10, "ten epochs of one", 120)
-    os.kill(holder(directory / "seed=2"), signal.SIGKILL)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 1, told
+    with started(on_ray, tmp_path) as process:
+        until(lambda: "seed=2" in statuses(directory) and epochs(directory / "seed=2") > 10, "ten epochs of one")
+        os.kill(holder(directory / "seed=2"), signal.SIGKILL)
+        _, told = process.communicate(timeout=240)
+        assert process.returncode == 1, told
     assert statuses(directory) == {"seed=0": "completed", "seed=1": "completed", "seed=2": "failed"}
     assert "failed seed=2: Ray says WorkerCrashedError" in told
 
