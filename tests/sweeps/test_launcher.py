@@ -119,7 +119,7 @@ def test_killed_sweeps_end_like_one_that_was_left_alone(
     print(f"--kill-seed {seed}")
     moments = random.Random(seed)
     times = max(1, pytestconfig.getoption("kills") // 4)
-    common = ["-m", *tiny, "experiment=dropout_scheduler", "seed=0,1,2", f"trainer.max_epochs={60 * times}"]
+    common = ["-m", *tiny, "experiment=dropout_scheduler", "seed=0,1,2", f"trainer.max_epochs={120 * times}"]
     alone = command("mnist-train", *common, "sweep=alone", "hydra/launcher=basic")
     assert alone.returncode == 0, alone.stderr
     directory = tmp_path / "logs" / "sweeps" / "killed"
