@@ -242,7 +242,7 @@ class Search:
         return study, storage
 
     def _take_up(self) -> Iterator[Trial]:
-        """The trials that were cut short, and those that failed and may not the next time."""
+        """The trials that were cut short, and those that failed and might complete when they are tried again."""
         from optuna.trial import TrialState
 
         for name, trial in trials_of(self.study).items():
@@ -358,7 +358,7 @@ class Search:
         return self.storage.get_trial_id_from_study_id_trial_number(study, trial.number)
 
     def tell(self, job: Job) -> None:
-        """Notes what came of a trial, and makes the job's state `pruned` where that is what it is.
+        """Notes what came of a trial, and sets the job's state to `pruned` where the trial was pruned.
 
         An interrupted one stays as it is in the study, and so is resumed.
         """

@@ -1,4 +1,4 @@
-"""What a search has found: its study, in the sweep's directory, as a table, an experiment file and a plot."""
+"""What a search has found, read from its study in the sweep's directory: a table, an experiment file and a plot."""
 
 import os
 import re
@@ -30,7 +30,7 @@ NAMES = (*PLACES, *LABELS)  # settings that only say where a run lies and what i
 
 
 def open_study(path: Path, direction: Direction | None = None) -> tuple["Study", "RDBStorage"]:
-    """The study in a file; with a direction a new one."""
+    """Opens the study in a file; where a direction is given, makes a new one there."""
     import optuna
 
     storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
@@ -45,7 +45,7 @@ def close(storage: "RDBStorage") -> None:
 
 
 def trials_of(study: "Study") -> "dict[str, FrozenTrial]":
-    """The trials by their directories' names; of one that failed and was tried again, the last try.
+    """The trials by their directories' names; where one failed and was tried again, the last try.
 
     Raises:
         SettingError: a name is not one that a search gives, so it may lead out of the sweep's directory.
