@@ -147,13 +147,13 @@ class Derivation:
 
     Args:
         passes: a graph with its values and gradients.
-        style: the notation.
+        notation: how it writes mathematics.
     """
 
-    def __init__(self, passes: Passes, style: Notation) -> None:
-        self.passes, self.style = passes, style
+    def __init__(self, passes: Passes, notation: Notation) -> None:
+        self.passes, self.notation = passes, notation
         self.nodes, self.output = passes.graph.nodes, passes.graph.output
-        self.names = [style.name(node.name) for node in self.nodes]
+        self.names = [notation.name(node.name) for node in self.nodes]
         self.uses = passes.uses()
         # Over all paths from a node up to the result: how many there are, and how many factors they have together.
         self.paths, self.factors = [0] * len(self.nodes), [0] * len(self.nodes)
@@ -181,8 +181,8 @@ class Derivation:
 
     def forward(self, index: int) -> Equation:
         """q = x1 · w1 = 0.7 · (−1.5) = −1.05"""
-        numbers = [self.style.number(self.passes.values[operand]) for operand in self.nodes[index].operands]
-        result = self.style.number(self.passes.values[index])
+        numbers = [self.notation.number(self.passes.values[operand]) for operand in self.nodes[index].operands]
+        result = self.notation.number(self.passes.values[index])
         return Equation(_distinct([self.names[index], self.formula(index), self._formula(index, numbers), result]))
 
     def formula(self, index: int) -> str:
@@ -192,29 +192,33 @@ class Derivation:
     def _formula(self, index: int, operands: list[str]) -> str:
         operation = self.nodes[index].operation
         if operation not in FUNCTIONS:
-            operands = [self.style.operand(operand) for operand in operands]
-        return FORMULAS[operation][self.style.column].format(**dict(zip("ab", operands, strict=False)))
+            operands = [self.notation.operand(operand) for operand in operands]
+        return FORMULAS[operation][self.notation.column].format(**dict(zip("ab", operands, strict=False)))
 
     def local(self, index: int) -> Iterator[Equation]:
         """∂q/∂x1 = w1 = −1.5, for each operand that has a gradient."""
         for slot, operand in enumerate(self.nodes[index].operands):
             slope = self.passes.slopes[index][slot]
             if slope is not None:
-                left = self.style.partial(self.names[index], self.names[operand])
-                yield Equation(_distinct([left, self.slope(index, slot), self.style.number(slope)]), self._kink(index))
+                left = self.notation.partial(self.names[index], self.names[operand])
+                yield Equation(
+                    _distinct([left, self.slope(index, slot), self.notation.number(slope)]), self._kink(index)
+                )
 
     def slope(self, index: int, slot: int) -> str:
         """∂node/∂operand in names."""
         node = self.nodes[index]
-        a, *rest = (self.style.operand(self.names[operand]) for operand in node.operands)
+        a, *rest = (self.notation.operand(self.names[operand]) for operand in node.operands)
         if node.operation == "**" and self.nodes[node.operands[1]].operation == "constant":
             exponent = float(self.nodes[node.operands[1]].name)
             if exponent in (0, 1):
-                return self.style.number(exponent)
-            power = FORMULAS["**"][self.style.column].format(a=a, b=self.style.operand(self.style.number(exponent - 1)))
-            return self.style.number(exponent) + self.style.times + (a if exponent == 2 else power)
+                return self.notation.number(exponent)
+            power = FORMULAS["**"][self.notation.column].format(
+                a=a, b=self.notation.operand(self.notation.number(exponent - 1))
+            )
+            return self.notation.number(exponent) + self.notation.times + (a if exponent == 2 else power)
         b = rest[0] if rest else ""
-        return SLOPES[node.operation][slot][self.style.column].format(a=a, b=b, u=self.names[index])
+        return SLOPES[node.operation][slot][self.notation.column].format(a=a, b=b, u=self.names[index])
 
     def _kink(self, index: int) -> str:
         node, values = self.nodes[index], self.passes.values
@@ -226,14 +230,14 @@ class Derivation:
 
     def chain(self, index: int) -> Equation:
         """The chain rule over every path: in symbols, in names, in numbers, and its value."""
-        style = self.style
-        left = style.partial(self.names[self.output], self.names[index])
+        notation = self.notation
+        left = notation.partial(self.names[self.output], self.names[index])
         gradient = self.passes.gradients[index]
         if gradient is None:
             note = f"{self.nodes[self.output].name} does not depend on {self.nodes[index].name}"
             return Equation([left, "0"], note)
         forms, note = self._over_paths(index) if self.factors[index] <= MAX_FACTORS else self._over_uses(index)
-        return Equation(_distinct([left, *map(style.sum, forms), style.number(gradient)]), note)
+        return Equation(_distinct([left, *map(notation.sum, forms), notation.number(gradient)]), note)
 
     def _over_paths(self, index: int) -> tuple[list[list[str]], str]:
         """The terms of a gradient, one for each path from the result, in each form; and no note."""
@@ -241,32 +245,32 @@ class Derivation:
         symbols = [[self._partial(user, slot) for user, slot in path] for path in paths]
         names = [[self.slope(user, slot) for user, slot in path] for path in paths]
         slopes = [[self.passes.slopes[user][slot] or 0.0 for user, slot in path] for path in paths]
-        product = self.style.product
+        product = self.notation.product
         return [list(map(product, symbols)), list(map(product, names)), *self._numbers(slopes)], ""
 
     def _over_uses(self, index: int) -> tuple[list[list[str]], str]:
         """The terms of a gradient, one for each use of the node, in each form; and a note that says so."""
-        uses, style, passes = self.uses[index][:MAX_USES], self.style, self.passes
+        uses, notation, passes = self.uses[index][:MAX_USES], self.notation, self.passes
         output = self.names[self.output]
-        symbols = [style.product([style.partial(output, self.names[u]), self._partial(u, s)]) for u, s in uses]
+        symbols = [notation.product([notation.partial(output, self.names[u]), self._partial(u, s)]) for u, s in uses]
         slopes = [[passes.gradients[u] or 0.0, passes.slopes[u][s] or 0.0] for u, s in uses]
         forms, note = (
             [symbols, *self._numbers(slopes)],
             "too many paths to write out: from the gradients of what uses it",
         )
         if len(self.uses[index]) > MAX_USES:
-            forms = [[*terms, style.dots] for terms in forms]
+            forms = [[*terms, notation.dots] for terms in forms]
             note += f", {len(self.uses[index])} uses"
         return forms, note
 
     def _partial(self, user: int, slot: int) -> str:
         """∂node/∂operand in symbols."""
-        return self.style.partial(self.names[user], self.names[self.nodes[user].operands[slot]])
+        return self.notation.partial(self.names[user], self.names[self.nodes[user].operands[slot]])
 
     def _numbers(self, slopes: list[list[float]]) -> list[list[str]]:
         """The terms as products of numbers and, where there are several, as the numbers that they come to."""
-        number = self.style.number
-        products = [self.style.product(list(map(number, term))) for term in slopes]
+        number = self.notation.number
+        products = [self.notation.product(list(map(number, term))) for term in slopes]
         return [products, [number(math.prod(term)) for term in slopes]] if len(slopes) > 1 else [products]
 
     def _paths(self, index: int) -> list[list[tuple[int, int]]]:
@@ -281,8 +285,8 @@ class Derivation:
         return complete
 
     def final(self, index: int) -> Equation:
-        left = self.style.partial(self.names[self.output], self.names[index])
-        return Equation([left, self.style.number(self.passes.gradients[index] or 0.0)])
+        left = self.notation.partial(self.names[self.output], self.names[index])
+        return Equation([left, self.notation.number(self.passes.gradients[index] or 0.0)])
 
 
 def _distinct(parts: list[str]) -> list[str]:
@@ -340,7 +344,7 @@ def _aligned(equation: Equation) -> str:
 def dot(passes: Passes) -> str:
     """The graph in Graphviz's language, values and gradients included."""
     derivation = Derivation(passes, Notation())
-    number = derivation.style.number
+    number = derivation.notation.number
 
     def statements() -> Iterator[str]:
         for index, node in enumerate(passes.graph.nodes):

@@ -74,13 +74,13 @@ class Layout:
 
     def edge_text(self, user: int, slot: int) -> str:
         """What an edge says: the gradient that reaches the node, times the local derivative, is what it passes on."""
-        number = self.derivation.style.number
+        number = self.derivation.notation.number
         gradient, slope = self.passes.gradients[user] or 0.0, self.passes.slopes[user][slot] or 0.0
         return f"{number(gradient)} · {number(slope)}\n= {number(gradient * slope)}"
 
     def _lines(self, index: int) -> list[str]:
         """The lines of a box: formula, value, gradient."""
-        node, number = self.nodes[index], self.derivation.style.number
+        node, number = self.nodes[index], self.derivation.notation.number
         name = self.derivation.names[index]
         if node.operation == "constant":
             return [name]
