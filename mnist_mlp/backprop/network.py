@@ -6,13 +6,13 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from hydra.utils import instantiate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from mnist_mlp.classifier import cross_entropy
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import SettingError
 
@@ -83,7 +83,7 @@ def network_passes(network: nn.Module, image: Tensor, label: int, title: str) ->
     if logits.dim() != 2 or len(logits) != 1 or logits.shape[1] <= label:
         raise SettingError("network", kind, f"must make logits (1, 10) of an image, not {tuple(logits.shape)}")
     logits.retain_grad()
-    loss = F.cross_entropy(logits, torch.tensor([label]))
+    loss = cross_entropy(logits, torch.tensor([label]))
     loss.backward()  # type: ignore[no-untyped-call]
 
     # By hand: loss = log Σ exp(z) - z[label], hence ∂loss/∂z = exp(z) / Σ exp(z) - onehot(label).

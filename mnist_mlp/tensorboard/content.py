@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -24,7 +23,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 from torch.utils.tensorboard.summary import pr_curve
 
-from mnist_mlp.classifier import Classifier
+from mnist_mlp.classifier import Classifier, cross_entropy
 from mnist_mlp.datamodule import InOrder, MNISTDataModule
 from mnist_mlp.drawing import architecture
 from mnist_mlp.run.identity import PLACES
@@ -290,18 +289,13 @@ def _histograms(snapshot: Snapshot) -> Iterator[tuple[str, Tensor]]:
             module.register_forward_hook(partial(note, name or type(module).__name__))
     trained = {name: parameter for name, parameter in twin.named_parameters() if parameter.requires_grad}
     with torch.enable_grad():
-        loss = _loss(twin(snapshot.images("train")[:PROBED]), snapshot.labels("train")[:PROBED])
+        loss = cross_entropy(twin(snapshot.images("train")[:PROBED]), snapshot.labels("train")[:PROBED])
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     yield from ((f"weights/{name}", parameter) for name, parameter in twin.named_parameters())
     for name, gradient in zip(trained, gradients, strict=True):
         if gradient is not None:
             yield f"gradients/{name}", gradient
     yield from ((f"activations/{name}", output) for name, output in outputs.items())
-
-
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The classifier's mean loss; to be replaced by `snapshot.classifier.loss`, once there is one."""
-    return F.cross_entropy(logits, labels)
 
 
 def add_embeddings(writer: EventWriter, snapshot: Snapshot) -> None:

@@ -8,10 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from mnist_mlp.run.directory import RunDirectory, durable_write, metrics_csv
-from mnist_mlp.run.identity import other_settings
+from mnist_mlp.run.identity import fingerprint, other_settings
 from mnist_mlp.run.records import read_record
 from mnist_mlp.settings import SettingError
-from mnist_mlp.run.identity import fingerprint
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
