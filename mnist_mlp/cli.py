@@ -23,15 +23,25 @@ from mnist_mlp.settings import (
     refuse_empty_groups,
     sentence,
 )
-from mnist_mlp.sweeps.cluster import RayLauncher, SlurmLauncher
-from mnist_mlp.sweeps.launcher import ProcessLauncher, register
-from mnist_mlp.sweeps.table import RememberSweep, summarise
+from mnist_mlp.sweeps.launcher import register
+from mnist_mlp.sweeps.local import ProcessLauncher
+from mnist_mlp.sweeps.ray import RayLauncher
+from mnist_mlp.sweeps.slurm import SlurmLauncher
+from mnist_mlp.sweeps.table import summarise
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
     """Runs `mnist-train`. Exit status: 0; 1 where a run failed or a setting cannot be used; 2 for an unknown flag."""
+    here: set[Path] = set()  # the sweep whose jobs run in this process: Hydra's own launcher does that
+
+    @hydra.main(version_base="1.3", config_path="pkg://mnist_mlp.conf", config_name="train")
+    def job(config: DictConfig) -> dict[str, Any]:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            here.add(Path(HydraConfig.get().sweep.dir))
+        return run_job(config)
+
     sys.path.append(os.getcwd())  # a user's own backbone, named by its _target_, may lie beside where they work
     logging.raiseExceptions = False  # a full disk is one sentence, without a traceback for each line of train.log
     with one_sentence():
@@ -42,19 +52,16 @@ def main() -> None:
         try:
             job()
         finally:
-            if RememberSweep.directory is not None:
-                with contextlib.suppress(SettingError):  # no job came so far as to leave a record
-                    summarise(RememberSweep.directory)
-    if ProcessLauncher.failed:
-        sys.exit(1)
+            for directory in here:
+                with contextlib.suppress(SettingError):  # no job has left a record
+                    summarise(directory)
 
 
-@hydra.main(version_base="1.3", config_path="pkg://mnist_mlp.conf", config_name="train")
-def job(config: DictConfig) -> dict[str, Any]:
+def run_job(config: DictConfig) -> dict[str, Any]:
     """One Hydra job: a run in the directory that Hydra gives it."""
     mode = HydraConfig.get().mode
     place = Path(HydraConfig.get().runtime.output_dir if mode == RunMode.MULTIRUN else config.run_dir).absolute()
-    # A record that is committed says nothing of the machine that it was made on.
+    # The record gets a relative path: one that is committed does not name directories of the machine it was made on.
     config.run_dir = str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
     try:
         refuse_derived(config, HydraConfig.get())

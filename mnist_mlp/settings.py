@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
@@ -33,6 +33,33 @@ YAML_NAMES = {"null": None, "true": True, "false": False}
 def spelled(value: object) -> object:
     """A value as the command line writes it: `null`, not `None`."""
     return next((name for name, constant in YAML_NAMES.items() if value is constant), value)  # `is`, because 1 == True
+
+
+# What Hydra's command line reads as a text without quotes. It reads the words in the first group as something else.
+PLAIN = re.compile(r"(?!(null|true|false|inf|nan)$)[a-z_/][\w./@%+-]*", re.IGNORECASE | re.ASCII)
+
+
+def as_override(value: object) -> str:
+    """A value as Hydra's command line writes it: Hydra parses `setting=` and this text to the same value.
+
+    Args:
+        value: a number, a text, null, true or false, or a list or dictionary of these; anything else becomes a text.
+            Hydra's grammar has no form for a dictionary's key that is not a plain word or a number.
+    """
+    if value is None or isinstance(value, bool):
+        return str(spelled(value))
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{as_override(key)}:{as_override(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{','.join(map(as_override, value))}]"
+    text = str(value)
+    if PLAIN.fullmatch(text):
+        return text
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)  # backslashes count where they stand before a quote
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{trailing * chr(92)}'"
 
 
 class SettingError(ValueError):

@@ -5,11 +5,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,30 @@ def make_run(
     return path
 
 
-def start(arguments: list[str], tmp_path: Path) -> "subprocess.Popen[str]":
+@contextmanager
+def started(arguments: list[str], tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """`mnist-train` at work in `tmp_path`, a directory of this test's own; nothing that it started is left afterwards.
+
+    Jobs leave the process group of their sweep, and outlive it for some seconds: what they keep is the directory.
+    """
     script = Path(sys.executable).with_name("mnist-train")
-    return subprocess.Popen(
+    with subprocess.Popen(
         [script, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+            until(lambda: not killed(tmp_path), "every process has gone")
+
+
+def killed(tmp_path: Path) -> list[int]:
+    """Kills every process at work in the directory; returns which ones there were."""
+    found = [pid for pid in processes(tmp_path) if pid != os.getpid()]
+    for pid in found:
+        with suppress(ProcessLookupError):  # gone meanwhile
+            os.kill(pid, signal.SIGKILL)
+    return found
 
 
 def processes(tmp_path: Path) -> dict[int, int]:
@@ -97,11 +117,11 @@ def processes(tmp_path: Path) -> dict[int, int]:
     return found
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def epochs(run_dir: Path) -> int:

@@ -1,10 +1,23 @@
+import math
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import Command
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from mnist_mlp.settings import SettingError, check, compose_config, flatten, name_sweep_jobs, one_sentence, rules_of
+from mnist_mlp.settings import (
+    SettingError,
+    as_override,
+    check,
+    compose_config,
+    flatten,
+    name_sweep_jobs,
+    one_sentence,
+    rules_of,
+)
 
 # What a user types, and the sentence they get.
 BAD_INPUT = {
@@ -139,3 +152,95 @@ def test_only_what_varies_names_a_job() -> None:
     name_sweep_jobs(config)
     excluded = "hydra.job.config.override_dirname.exclude_keys=[sweep,x.y]"
     assert config.hydra.overrides.hydra == ["hydra.mode=MULTIRUN", excluded]
+
+
+PIECES = [
+    "a",
+    "Z",
+    "7",
+    "_",
+    "-",
+    "+",
+    ".",
+    "/",
+    "\\",
+    "\\'",
+    "'",
+    '"',
+    ",",
+    "=",
+    ":",
+    "[",
+    "]",
+    "{",
+    "}",
+    "(",
+    ")",
+    " ",
+    "\t",
+]
+PIECES += [
+    "\n",
+    "$",
+    "${",
+    "@",
+    "%",
+    "*",
+    "?",
+    "|",
+    "#",
+    "~",
+    "é",
+    "null",
+    "true",
+    "inf",
+    "NaN",
+    "1e5",
+    "0.1",
+    "range(1,3)",
+]
+
+
+def made_up(source: random.Random, depth: int = 0) -> Any:
+    """A value that a setting may have, at random."""
+    kinds: list[Any] = [
+        lambda: "".join(source.choices(PIECES, k=source.randrange(5))),
+        lambda: source.choice([None, True, False]),
+        lambda: source.randrange(-(10**20), 10**20) if source.random() < 0.5 else source.randrange(-3, 3),
+        lambda: source.choice(
+            [math.inf, -math.inf, -0.0, 1.0, 1e-5, 1e22, source.uniform(-1, 1), source.gauss(0, 1e9)]
+        ),
+    ]
+    if depth < 3:
+        kinds.append(lambda: [made_up(source, depth + 1) for _ in range(source.randrange(4))])
+        keys: list[Any] = ["low", "a/b", "x.y", "_", "network-a", 3, 2.5]
+        kinds.append(lambda: {key: made_up(source, depth + 1) for key in source.sample(keys, source.randrange(4))})
+    return source.choice(kinds)()
+
+
+def test_what_hydra_reads_of_an_override_is_the_value_again() -> None:
+    source, parser = random.Random(0), OverridesParser.create()
+    values = [made_up(source) for _ in range(1500)]
+    values += ["", "a=b,c [d]", "it's", "a\\", "a\\'b", "$x {y}: #z", "null", "True", "1", "-1.5", "inf", "2026-01-01"]
+    for value in values:
+        written = as_override(value)
+        read = parser.parse_override(f"+key={written}")
+        assert not read.is_sweep_override()
+        assert repr(read.value()) == repr(value), written  # which tells 1 from True and from 1.0
+    assert math.isnan(parser.parse_override(f"key={as_override(math.nan)}").value())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("network_b", "network_b"),
+        ("/data/MNIST", "/data/MNIST"),
+        ("null", "'null'"),
+        ([64, 128, 64], "[64,128,64]"),
+        ({"low": 1e-05, "log": True}, "{low:1e-05,log:true}"),
+        (Path("a b"), "'a b'"),
+        (OmegaConf.create({"a": [1, None]}), "{a:[1,null]}"),
+    ],
+)
+def test_an_override_has_quotes_where_it_needs_them(value: Any, written: str) -> None:
+    assert as_override(value) == written

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_mlp.backprop.derivation import Derivation, Latex, Text, dot, latex, markdown, terminal
+from mnist_mlp.backprop.derivation import Derivation, Latex, Notation, dot, latex, markdown, terminal
 from mnist_mlp.backprop.expression import parse
 from mnist_mlp.backprop.passes import TOLERANCE, prove, work
 from mnist_mlp.run.directory import durable_write
@@ -37,28 +37,33 @@ def main() -> None:
 def quote_for_hydra(arguments: list[str]) -> list[str]:
     """The command line in Hydra's grammar, which knows neither expressions nor settings that have no default.
 
-    `expression=TEXT` becomes a quoted string unless it is one, and takes the default example's values away;
-    `values.NAME=` may be new; `network=` chooses from the group `model`.
+    `expression=TEXT` becomes a quoted string, and removes the values of the default example. `values.NAME=` may be a
+    new setting. `network=` chooses from the group `model`.
     """
     result: list[str] = []
     for argument in arguments:
         setting, equals, value = argument.partition("=")
-        name = setting.lstrip("+")
-        if equals and name == "expression":
-            if len(value) < 2 or value[0] not in "'\"" or value[0] != value[-1]:
-                # A backslash is special only before a quote, where it must be doubled.
-                escaped = re.sub(r'\\*"|\\+$', lambda m: m[0].replace("\\", r"\\").replace('"', r"\""), value)
-                value = f'"{escaped}"'
-            argument = f"expression={value}"
+        name = setting.lstrip("+") if equals else ""
+        if name == "expression":
+            argument = f"expression={_quoted(value)}"
             if "~values" not in result:
                 first = (i for i, other in enumerate(result) if "=" in other and not other.startswith("-"))
                 result.insert(next(first, len(result)), "~values")  # before any value that is given
-        elif equals and (name == "values" or name.startswith("values.")):
+        elif name == "values" or name.startswith("values."):
             argument = f"++{name}={value}"
-        elif equals and name == "network":
+        elif name == "network":
             argument = f"model@network={value}"
         result.append(argument)
     return result
+
+
+def _quoted(text: str) -> str:
+    """A text as a quoted string of Hydra's grammar, unless it is one."""
+    if len(text) >= 2 and text[0] in "'\"" and text[0] == text[-1]:
+        return text
+    # A backslash is special only before a quote, where it must be doubled.
+    escaped = re.sub(r'\\*"|\\+$', lambda m: m[0].replace("\\", r"\\").replace('"', r"\""), text)
+    return f'"{escaped}"'
 
 
 @hydra.main(version_base="1.3", config_path="pkg://mnist_mlp.conf", config_name="backprop")
@@ -89,15 +94,15 @@ def backprop(config: DictConfig) -> dict[str, float]:
         raise SettingError("tensorboard", config.tensorboard, "needs the pictures: leave draw=true")
     if config.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported, which is below
-    shown = _expression(config) if config.get("network") is None else _network(config)
+    results = _expression(config) if config.get("network") is None else _network(config)
     directory = Path(config.run_dir)
     make_directory(directory)
     try:
-        print(shown.text, flush=True)  # first: many pictures take a while
+        print(results.text, flush=True)  # first: many pictures take a while
     except BrokenPipeError:  # `| head` has seen enough; what Python flushes at its end must go somewhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    pictures = shown.draw() if config.draw else {}
-    files = {name: text.encode() for name, text in shown.files.items()} | pictures
+    pictures = results.draw() if config.draw else {}
+    files = {name: text.encode() for name, text in results.files.items()} | pictures
     try:
         for kind in ("frames/frame_*", "graph.*", "network.*", "derivation.*"):
             for stale in directory.glob(kind):
@@ -110,11 +115,11 @@ def backprop(config: DictConfig) -> dict[str, float]:
     except OSError as error:
         raise SettingError("run_dir", directory, f"cannot be written ({error.strerror})") from error
     print(f"{len(files)} files in {os.path.relpath(directory)}", file=sys.stderr)
-    return shown.result
+    return results.result
 
 
-class Shown(NamedTuple):
-    """What there is to show: what `print` asks for, the files of text, and what makes those of the pictures."""
+class Results(NamedTuple):
+    """What a job returns (`result`), prints (`text`) and writes (`files`); `draw` makes the files of the pictures."""
 
     result: dict[str, float]
     text: str
@@ -122,7 +127,7 @@ class Shown(NamedTuple):
     draw: Callable[[], dict[str, bytes]]
 
 
-def _expression(config: DictConfig) -> Shown:
+def _expression(config: DictConfig) -> Results:
     # The default example's values are gone where an expression came without any.
     values: Any = OmegaConf.to_container(config["values"], resolve=True) if "values" in config else {}
     passes = work(parse(config.expression), values)
@@ -132,7 +137,7 @@ def _expression(config: DictConfig) -> Shown:
         f"{len(passes.values)} values and {count} gradients agree with torch.autograd in float64: "
         f"largest difference {difference:.2g}, allowed {TOLERANCE:g} relative to the terms summed up."
     )
-    sections = Derivation(passes, Text()).sections()
+    sections = Derivation(passes, Notation()).sections()
     files = {
         "derivation.md": markdown(passes, sections, proof),
         "derivation.tex": latex(Derivation(passes, Latex()).sections(), proof),
@@ -151,35 +156,38 @@ def _expression(config: DictConfig) -> Shown:
             limit = f"{len(passes.values):,} nodes are more than {MAX_NODES}"
             print(f"{limit}: not drawn; derivation.md has every step", file=sys.stderr)
             return {}
-        from mnist_mlp.backprop.graph import Layout, draw, final, frames
+        # Here, because matplotlib takes a while to import, and a refused command answers at once.
+        from mnist_mlp.backprop.graph import final, frame_figure, frames
+        from mnist_mlp.backprop.layout import Layout
         from mnist_mlp.drawing.figure import png, svg
 
         layout, result = Layout(passes), dict[str, bytes]()
         for number, frame in enumerate([*frames(passes), final(passes)], 1):
             name = f"frames/frame_{number:03}" if frame.new else "graph"
-            figure = draw(layout, frame)
+            figure = frame_figure(layout, frame)
             result |= {f"{name}.png": png(figure), f"{name}.svg": svg(figure)}
         return result
 
     gradients = {passes.graph.nodes[index].name: passes.gradients[index] or 0.0 for index in passes.inputs()}
-    return Shown(gradients, text, files, pictures)
+    return Results(gradients, text, files, pictures)
 
 
-def _network(config: DictConfig) -> Shown:
+def _network(config: DictConfig) -> Results:
     if config.print not in ("terminal", "markdown"):
         raise SettingError("print", config.print, "must be terminal or markdown for a network")
-    from mnist_mlp.backprop.network import draw, table, view
+    # Here, because torch takes seconds to import, and a refused command answers at once.
+    from mnist_mlp.backprop.network import configured_passes, network_figure, network_markdown
 
-    layers = view(config)
-    text = table(layers)
+    passes = configured_passes(config)
+    text = network_markdown(passes)
 
     def pictures() -> dict[str, bytes]:
         from mnist_mlp.drawing.figure import png, svg
 
-        figure = draw(layers)
+        figure = network_figure(passes)
         return {"network.png": png(figure), "network.svg": svg(figure)}
 
-    return Shown({"loss": layers.loss}, text, {"network.md": f"{text}\n"}, pictures)
+    return Results({"loss": passes.loss}, text, {"network.md": f"{text}\n"}, pictures)
 
 
 def _write_tensorboard(directory: Path, pictures: dict[str, bytes]) -> None:

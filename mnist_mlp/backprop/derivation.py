@@ -11,16 +11,16 @@ from typing import NamedTuple
 from mnist_mlp.backprop.expression import FUNCTIONS
 from mnist_mlp.backprop.passes import Passes
 
-# A gradient's paths are written out while they have at most this many factors together: their number can double with
-# every node. Beyond it, the gradients at the uses of a node, which sum up all paths, explain its own.
+# A gradient is written out over all its paths while these have at most this many factors together: the number of paths
+# can double with every node. Beyond that, it is written with the gradients of the nodes that use this one.
 MAX_FACTORS = 48
-MAX_USES = 12  # of these, written out
+MAX_USES = 12  # terms that are written out then
 WIDTH = 100  # characters of a line of text
 LATEX_ROW = 80  # characters of LaTeX up to which the parts of an equation share a row
 
 
-class Line(NamedTuple):
-    """One chain of equations, `parts[0] = parts[1] = ...`, with what has to be said about it.
+class Equation(NamedTuple):
+    """A chain of equalities, `parts[0] = parts[1] = ...`, with a note.
 
     The terms of a sum are separated by line ends, which a short equation shows as spaces.
     """
@@ -31,11 +31,11 @@ class Line(NamedTuple):
 
 class Section(NamedTuple):
     title: str
-    lines: list[Line]
+    equations: list[Equation]
 
 
-class Text:
-    """How the terminal and Markdown write mathematics: Unicode, products as in the report, x1 for x₁."""
+class Notation:
+    """How the terminal and Markdown write mathematics: Unicode, products as in the original report, x1 for x₁."""
 
     column = 0  # of FORMULAS and SLOPES
     times = " · "
@@ -64,7 +64,7 @@ class Text:
         return "\n+ ".join([*terms[:1], *map(self.operand, terms[1:])])
 
 
-class Latex(Text):
+class Latex(Notation):
     """LaTeX's mathematics, plain ASCII: x_{1}, \\frac, and parentheses around every negative factor but the first."""
 
     column = 1
@@ -147,13 +147,13 @@ class Derivation:
 
     Args:
         passes: a graph with its values and gradients.
-        style: the notation.
+        notation: how it writes mathematics.
     """
 
-    def __init__(self, passes: Passes, style: Text) -> None:
-        self.passes, self.style = passes, style
+    def __init__(self, passes: Passes, notation: Notation) -> None:
+        self.passes, self.notation = passes, notation
         self.nodes, self.output = passes.graph.nodes, passes.graph.output
-        self.names = [style.name(node.name) for node in self.nodes]
+        self.names = [notation.name(node.name) for node in self.nodes]
         self.uses = passes.uses()
         # Over all paths from a node up to the result: how many there are, and how many factors they have together.
         self.paths, self.factors = [0] * len(self.nodes), [0] * len(self.nodes)
@@ -172,18 +172,18 @@ class Derivation:
         reached = sorted((i for i in steps if self.uses[i]), key=lambda index: distances[index])
         sections = [
             Section("Forward propagation", [self.forward(index) for index in steps]),
-            Section("Local derivatives", [line for index in steps for line in self.local(index)]),
+            Section("Local derivatives", [equation for index in steps for equation in self.local(index)]),
             Section("Gradients of the intermediate values", [self.chain(index) for index in reached]),
             Section("Gradients of the inputs", [self.chain(index) for index in self.passes.inputs()]),
             Section("Final gradients", [self.final(index) for index in self.passes.inputs()]),
         ]
-        return [section for section in sections if section.lines]
+        return [section for section in sections if section.equations]
 
-    def forward(self, index: int) -> Line:
+    def forward(self, index: int) -> Equation:
         """q = x1 · w1 = 0.7 · (−1.5) = −1.05"""
-        numbers = [self.style.number(self.passes.values[operand]) for operand in self.nodes[index].operands]
-        result = self.style.number(self.passes.values[index])
-        return Line(_distinct([self.names[index], self.formula(index), self._formula(index, numbers), result]))
+        numbers = [self.notation.number(self.passes.values[operand]) for operand in self.nodes[index].operands]
+        result = self.notation.number(self.passes.values[index])
+        return Equation(_distinct([self.names[index], self.formula(index), self._formula(index, numbers), result]))
 
     def formula(self, index: int) -> str:
         """What a node computes, in names: x1 · w1"""
@@ -192,29 +192,33 @@ class Derivation:
     def _formula(self, index: int, operands: list[str]) -> str:
         operation = self.nodes[index].operation
         if operation not in FUNCTIONS:
-            operands = [self.style.operand(operand) for operand in operands]
-        return FORMULAS[operation][self.style.column].format(**dict(zip("ab", operands, strict=False)))
+            operands = [self.notation.operand(operand) for operand in operands]
+        return FORMULAS[operation][self.notation.column].format(**dict(zip("ab", operands, strict=False)))
 
-    def local(self, index: int) -> Iterator[Line]:
+    def local(self, index: int) -> Iterator[Equation]:
         """∂q/∂x1 = w1 = −1.5, for each operand that has a gradient."""
         for slot, operand in enumerate(self.nodes[index].operands):
             slope = self.passes.slopes[index][slot]
             if slope is not None:
-                left = self.style.partial(self.names[index], self.names[operand])
-                yield Line(_distinct([left, self.slope(index, slot), self.style.number(slope)]), self._kink(index))
+                left = self.notation.partial(self.names[index], self.names[operand])
+                yield Equation(
+                    _distinct([left, self.slope(index, slot), self.notation.number(slope)]), self._kink(index)
+                )
 
     def slope(self, index: int, slot: int) -> str:
         """∂node/∂operand in names."""
         node = self.nodes[index]
-        a, *rest = (self.style.operand(self.names[operand]) for operand in node.operands)
+        a, *rest = (self.notation.operand(self.names[operand]) for operand in node.operands)
         if node.operation == "**" and self.nodes[node.operands[1]].operation == "constant":
             exponent = float(self.nodes[node.operands[1]].name)
             if exponent in (0, 1):
-                return self.style.number(exponent)
-            power = FORMULAS["**"][self.style.column].format(a=a, b=self.style.operand(self.style.number(exponent - 1)))
-            return self.style.number(exponent) + self.style.times + (a if exponent == 2 else power)
+                return self.notation.number(exponent)
+            power = FORMULAS["**"][self.notation.column].format(
+                a=a, b=self.notation.operand(self.notation.number(exponent - 1))
+            )
+            return self.notation.number(exponent) + self.notation.times + (a if exponent == 2 else power)
         b = rest[0] if rest else ""
-        return SLOPES[node.operation][slot][self.style.column].format(a=a, b=b, u=self.names[index])
+        return SLOPES[node.operation][slot][self.notation.column].format(a=a, b=b, u=self.names[index])
 
     def _kink(self, index: int) -> str:
         node, values = self.nodes[index], self.passes.values
@@ -224,36 +228,50 @@ class Derivation:
             return "a tie: one half to each, as in PyTorch"
         return ""
 
-    def chain(self, index: int) -> Line:
+    def chain(self, index: int) -> Equation:
         """The chain rule over every path: in symbols, in names, in numbers, and its value."""
-        style, output = self.style, self.names[self.output]
-        gradient, note = self.passes.gradients[index], ""
-        left = style.partial(output, self.names[index])
+        notation = self.notation
+        left = notation.partial(self.names[self.output], self.names[index])
+        gradient = self.passes.gradients[index]
         if gradient is None:
-            return Line([left, "0"], f"{self.nodes[self.output].name} does not depend on {self.nodes[index].name}")
-        if self.factors[index] <= MAX_FACTORS:
-            paths = self._paths(index)
-            symbols = [
-                [style.partial(self.names[u], self.names[self.nodes[u].operands[s]]) for u, s in path] for path in paths
-            ]
-            names = [[self.slope(user, slot) for user, slot in path] for path in paths]
-            slopes = [[self.passes.slopes[user][slot] or 0.0 for user, slot in path] for path in paths]
-        else:
-            uses = self.uses[index][:MAX_USES]
-            symbols = [
-                [style.partial(output, self.names[u]), style.partial(self.names[u], self.names[index])] for u, s in uses
-            ]
-            names = []
-            slopes = [[self.passes.gradients[u] or 0.0, self.passes.slopes[u][s] or 0.0] for u, s in uses]
-            note = "too many paths to write out: from the gradients of what uses it"
-        numbers = [style.product([style.number(slope) for slope in path]) for path in slopes]
-        parts = [[style.product(path) for path in symbols], [style.product(path) for path in names], numbers]
-        if len(slopes) > 1:
-            parts.append([style.number(math.prod(path)) for path in slopes])
-        if note and len(self.uses[index]) > MAX_USES:
-            parts = [[*terms, style.dots] for terms in parts if terms]
+            note = f"{self.nodes[self.output].name} does not depend on {self.nodes[index].name}"
+            return Equation([left, "0"], note)
+        forms, note = self._over_paths(index) if self.factors[index] <= MAX_FACTORS else self._over_uses(index)
+        return Equation(_distinct([left, *map(notation.sum, forms), notation.number(gradient)]), note)
+
+    def _over_paths(self, index: int) -> tuple[list[list[str]], str]:
+        """The terms of a gradient, one for each path from the result, in each form; and no note."""
+        paths = self._paths(index)
+        symbols = [[self._partial(user, slot) for user, slot in path] for path in paths]
+        names = [[self.slope(user, slot) for user, slot in path] for path in paths]
+        slopes = [[self.passes.slopes[user][slot] or 0.0 for user, slot in path] for path in paths]
+        product = self.notation.product
+        return [list(map(product, symbols)), list(map(product, names)), *self._numbers(slopes)], ""
+
+    def _over_uses(self, index: int) -> tuple[list[list[str]], str]:
+        """The terms of a gradient, one for each use of the node, in each form; and a note that says so."""
+        uses, notation, passes = self.uses[index][:MAX_USES], self.notation, self.passes
+        output = self.names[self.output]
+        symbols = [notation.product([notation.partial(output, self.names[u]), self._partial(u, s)]) for u, s in uses]
+        slopes = [[passes.gradients[u] or 0.0, passes.slopes[u][s] or 0.0] for u, s in uses]
+        forms, note = (
+            [symbols, *self._numbers(slopes)],
+            "too many paths to write out: from the gradients of what uses it",
+        )
+        if len(self.uses[index]) > MAX_USES:
+            forms = [[*terms, notation.dots] for terms in forms]
             note += f", {len(self.uses[index])} uses"
-        return Line(_distinct([left, *(style.sum(terms) for terms in parts if terms), style.number(gradient)]), note)
+        return forms, note
+
+    def _partial(self, user: int, slot: int) -> str:
+        """∂node/∂operand in symbols."""
+        return self.notation.partial(self.names[user], self.names[self.nodes[user].operands[slot]])
+
+    def _numbers(self, slopes: list[list[float]]) -> list[list[str]]:
+        """The terms as products of numbers and, where there are several, as the numbers that they come to."""
+        number = self.notation.number
+        products = [self.notation.product(list(map(number, term))) for term in slopes]
+        return [products, [number(math.prod(term)) for term in slopes]] if len(slopes) > 1 else [products]
 
     def _paths(self, index: int) -> list[list[tuple[int, int]]]:
         """Every path from the result down to a node, each a list of (node, operand slot)."""
@@ -266,9 +284,9 @@ class Derivation:
             growing += [(user, [(user, slot), *path]) for user, slot in reversed(self.uses[top])]
         return complete
 
-    def final(self, index: int) -> Line:
-        left = self.style.partial(self.names[self.output], self.names[index])
-        return Line([left, self.style.number(self.passes.gradients[index] or 0.0)])
+    def final(self, index: int) -> Equation:
+        left = self.notation.partial(self.names[self.output], self.names[index])
+        return Equation([left, self.notation.number(self.passes.gradients[index] or 0.0)])
 
 
 def _distinct(parts: list[str]) -> list[str]:
@@ -276,29 +294,29 @@ def _distinct(parts: list[str]) -> list[str]:
     return [part for number, part in enumerate(parts) if number == 0 or part != parts[number - 1]]
 
 
-def equation(line: Line, indent: str = "") -> str:
-    """One line of text, or where it is longer than `WIDTH` one below the other, aligned at the equals signs."""
-    note = f"   ({line.note})" if line.note else ""
-    one = indent + " = ".join(line.parts).replace("\n", " ") + note
+def plain(equation: Equation, indent: str = "") -> str:
+    """An equation as one line of text, or where that is longer than `WIDTH` as several, aligned at the equals signs."""
+    note = f"   ({equation.note})" if equation.note else ""
+    one = indent + " = ".join(equation.parts).replace("\n", " ") + note
     if len(one) <= WIDTH:
         return one
-    left, *rest = line.parts
+    left, *rest = equation.parts
     below = "\n" + indent + " " * len(left)
     return f"{indent}{left} = " + f"{below} = ".join(part.replace("\n", below + " ") for part in rest) + note
 
 
 def terminal(sections: list[Section]) -> str:
-    """Sections in `Text` notation, for the terminal."""
+    """Sections in plain `Notation`, for the terminal."""
     return "\n\n".join(
-        "\n".join([section.title, *(equation(line, "  ") for line in section.lines)]) for section in sections
+        "\n".join([section.title, *(plain(equation, "  ") for equation in section.equations)]) for section in sections
     )
 
 
 def markdown(passes: Passes, sections: list[Section], proof: str) -> str:
-    """Sections in `Text` notation as a Markdown document."""
+    """Sections in plain `Notation` as a Markdown document."""
     blocks = [f"# Forward and backward, by hand\n\n```text\n{passes.graph.text.strip()}\n```"]
     for section in sections:
-        equations = "\n".join(equation(line) for line in section.lines)
+        equations = "\n".join(map(plain, section.equations))
         blocks.append(f"## {section.title}\n\n```text\n{equations}\n```")
     return "\n\n".join([*blocks, proof]) + "\n"
 
@@ -307,24 +325,26 @@ def latex(sections: list[Section], proof: str) -> str:
     """Sections in `Latex` notation as a document for any LaTeX with amsmath."""
     blocks = []
     for section in sections:
-        lines = []
-        for line in section.lines:
-            left, *rest = line.parts
-            said = line.note.replace("_", r"\_")
-            note = rf" \quad \text{{({said})}}" if said else ""
-            short = sum(map(len, rest)) < LATEX_ROW
-            row, term = (" = ", " ") if short else ("\\\\\n  &= ", "\\\\\n  &\\quad ")
-            lines.append(rf"{left} &= " + row.join(part.replace("\n", term) for part in rest) + note)
-        equations = "\\\\\n".join(lines)
+        equations = "\\\\\n".join(map(_aligned, section.equations))
         blocks.append(f"\\section*{{{section.title}}}\n\\begin{{align*}}\n{equations}\n\\end{{align*}}")
     head = "\\documentclass{article}\n\\usepackage{amsmath}\n\\allowdisplaybreaks\n\\begin{document}\n"
     return head + "\n\n".join([*blocks, proof]) + "\n\\end{document}\n"
 
 
+def _aligned(equation: Equation) -> str:
+    """An equation as rows of LaTeX's `align`."""
+    left, *rest = equation.parts
+    escaped = equation.note.replace("_", r"\_")
+    note = rf" \quad \text{{({escaped})}}" if escaped else ""
+    short = sum(map(len, rest)) < LATEX_ROW
+    row, term = (" = ", " ") if short else ("\\\\\n  &= ", "\\\\\n  &\\quad ")
+    return rf"{left} &= " + row.join(part.replace("\n", term) for part in rest) + note
+
+
 def dot(passes: Passes) -> str:
     """The graph in Graphviz's language, values and gradients included."""
-    derivation = Derivation(passes, Text())
-    number = derivation.style.number
+    derivation = Derivation(passes, Notation())
+    number = derivation.notation.number
 
     def statements() -> Iterator[str]:
         for index, node in enumerate(passes.graph.nodes):

@@ -80,6 +80,10 @@ class _Parser:
         self.text = text
         self.nodes: list[Node] = []
         self.names: dict[str, int] = {}
+        # Of the value that is being read:
+        self.values: list[int] = []  # the nodes that no operator has taken yet
+        self.waiting: list[Token] = []  # operators, parentheses and calls whose right-hand side is not complete
+        self.commas: list[int] = []  # seen so far in each of the parentheses and calls in `waiting`
 
     def graph(self) -> Graph:
         statements = self._statements()
@@ -130,69 +134,93 @@ class _Parser:
         return [statement for statement in statements if len(statement) > 1]
 
     def _value(self, tokens: list[Token]) -> int:
-        """Adds the nodes of one value to the graph: the position of its result."""
-        values: list[int] = []
-        waiting: list[Token] = []  # operators, parentheses and calls whose right-hand side is not complete
-        arguments: list[int] = []  # commas seen, for each of the parentheses and calls in `waiting`
+        """Adds the nodes of one value to the graph.
+
+        Returns:
+            The position of its result.
+        """
+        self.values, self.waiting, self.commas = [], [], []
         value_next = True
-
-        def apply_while(precedence: int) -> None:
-            while waiting and PRECEDENCE.get(waiting[-1].text, 0) >= precedence:
-                operator = waiting.pop()
-                count = 1 if operator.text == "neg" else 2
-                values[-count:] = [self._node(operator, tuple(values[-count:]))]
-
-        previous = ""
         for index, token in enumerate(tokens):
-            kind, word, place = token
             if value_next:
-                if kind == "number":
-                    values.append(self._constant(token))
-                    value_next = False
-                elif kind == "name" and tokens[index + 1].text == "(":
-                    if word not in FUNCTIONS:
-                        self._fail(place, f"there is no function {word}; there are {', '.join(sorted(FUNCTIONS))}")
-                elif kind == "name":
-                    values.append(self._variable(token))
-                    value_next = False
-                elif word == "(":
-                    called = tokens[index - 1] if previous == "name" else token
-                    waiting.append(called)
-                    arguments.append(0)
-                elif word == "-":
-                    waiting.append(Token("symbol", "neg", place))
-                elif word != "+":  # a sign that changes nothing
-                    what = "the expression ends" if kind == "end" else f"{word} stands"
-                    self._fail(place, f"{what} where a value is expected")
-            elif word in PRECEDENCE:
-                apply_while(PRECEDENCE[word] + (word == "**"))  # powers group from the right
-                waiting.append(token)
-                value_next = True
-            elif word == ",":
-                apply_while(1)
-                if not waiting or waiting[-1].kind != "name":
-                    self._fail(place, "a comma can only stand between a function's arguments")
-                arguments[-1] += 1
-                value_next = True
-            elif word == ")":
-                apply_while(1)
-                if not waiting:
-                    self._fail(place, "this parenthesis was never opened")
-                function, count = waiting.pop(), arguments.pop() + 1
-                if function.kind == "name":
-                    if count != (wanted := FUNCTIONS[function.text]):
-                        given = f"{wanted} value{'s' * (wanted > 1)}, not {count}"
-                        self._fail(function.place, f"{function.text} takes {given}")
-                    values[-count:] = [self._node(function, tuple(values[-count:]))]
-            elif kind != "end":
-                problem = "= can only follow the name at a statement's start" if word == "=" else None
-                self._fail(place, problem or f"an operator is expected before {word}")
-            previous = kind
-        apply_while(1)
-        if waiting:
-            opened = waiting[-1].place
+                # Beyond both ends stands the token `end`, which is the last.
+                value_next = self._start_of_value(tokens[index - 1], token, tokens[min(index + 1, len(tokens) - 1)])
+            else:
+                value_next = self._after_value(token)
+        self._apply_while(1)
+        if self.waiting:
+            opened = self.waiting[-1].place
             self._fail(self.text.index("(", opened), "this parenthesis is never closed")
-        return values[0]
+        return self.values[0]
+
+    def _start_of_value(self, before: Token, token: Token, after: Token) -> bool:
+        """Takes a token where a value is expected.
+
+        Returns:
+            Whether one is still expected.
+        """
+        kind, word, place = token
+        if kind == "number":
+            self.values.append(self._constant(token))
+            return False
+        if kind == "name" and after.text == "(":
+            if word not in FUNCTIONS:
+                self._fail(place, f"there is no function {word}; there are {', '.join(sorted(FUNCTIONS))}")
+        elif kind == "name":
+            self.values.append(self._variable(token))
+            return False
+        elif word == "(":
+            self.waiting.append(before if before.kind == "name" else token)
+            self.commas.append(0)
+        elif word == "-":
+            self.waiting.append(Token("symbol", "neg", place))
+        elif word != "+":  # a sign that changes nothing
+            what = "the expression ends" if kind == "end" else f"{word} stands"
+            self._fail(place, f"{what} where a value is expected")
+        return True
+
+    def _after_value(self, token: Token) -> bool:
+        """Takes a token where a value has just ended.
+
+        Returns:
+            Whether one is expected next.
+        """
+        kind, word, place = token
+        if word in PRECEDENCE:
+            self._apply_while(PRECEDENCE[word] + (word == "**"))  # powers group from the right
+            self.waiting.append(token)
+        elif word == ",":
+            self._apply_while(1)
+            if not self.waiting or self.waiting[-1].kind != "name":
+                self._fail(place, "a comma can only stand between a function's arguments")
+            self.commas[-1] += 1
+        elif word == ")":
+            self._apply_while(1)
+            if not self.waiting:
+                self._fail(place, "this parenthesis was never opened")
+            self._close(self.waiting.pop(), self.commas.pop() + 1)
+        elif kind != "end":
+            problem = "= can only follow the name at a statement's start" if word == "=" else None
+            self._fail(place, problem or f"an operator is expected before {word}")
+        return word in PRECEDENCE or word == ","
+
+    def _apply_while(self, precedence: int) -> None:
+        """Applies the waiting operators of at least this precedence to the newest values."""
+        while self.waiting and PRECEDENCE.get(self.waiting[-1].text, 0) >= precedence:
+            operator = self.waiting.pop()
+            self._apply(operator, 1 if operator.text == "neg" else 2)
+
+    def _close(self, opened: Token, count: int) -> None:
+        """Ends what a parenthesis opened: a call with this many arguments, or nothing but a parenthesis."""
+        if opened.kind != "name":
+            return
+        if count != (wanted := FUNCTIONS[opened.text]):
+            given = f"{wanted} value{'s' * (wanted > 1)}, not {count}"
+            self._fail(opened.place, f"{opened.text} takes {given}")
+        self._apply(opened, count)
+
+    def _apply(self, operator: Token, count: int) -> None:
+        self.values[-count:] = [self._node(operator, tuple(self.values[-count:]))]
 
     def _node(self, token: Token, operands: tuple[int, ...]) -> int:
         operand = self.nodes[operands[0]]

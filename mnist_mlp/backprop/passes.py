@@ -42,7 +42,7 @@ def _exponent_slope(a: float, b: float, u: float) -> float:
     return 0.0 if a == 0 and b >= 0 else u * math.log(a)
 
 
-# The derivatives are those of any table, such as Abramowitz and Stegun, sections 3.3 and 4.1 to 4.5.
+# The derivatives are in any table of them, such as Abramowitz and Stegun, sections 3.3 and 4.1 to 4.5.
 OPERATIONS: dict[str, Operation] = {
     "+": Operation(lambda a, b: a + b, (lambda a, b, u: 1.0, lambda a, b, u: 1.0)),
     "-": Operation(lambda a, b: a - b, (lambda a, b, u: 1.0, lambda a, b, u: -1.0)),
@@ -143,7 +143,7 @@ def describe(node: Node, graph: Graph) -> str:
 
 
 def _at(node: Node, graph: Graph, values: list[float]) -> str:
-    """The operands' values: ` at a = 1, b = 0`; nothing for constants, which stand there."""
+    """The values of the operands, ` at a = 1, b = 0`, without constants: the node's description has them."""
     known = {graph.nodes[i].name: values[i] for i in node.operands if graph.nodes[i].operation != "constant"}
     return " at " + ", ".join(f"{name} = {value:.6g}" for name, value in known.items()) if known else ""
 

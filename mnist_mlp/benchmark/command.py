@@ -28,7 +28,7 @@ from mnist_mlp.settings import SettingError, make_directory, one_sentence
 
 PLAIN, ARITHMETIC = "plain tensor loop", "arithmetic alone"
 OURS = ("this project", "this project, compiled")
-NETWORKS = {"network_a": (64, 128, 64), "network_b": (256, 512, 128)}
+NETWORKS = ("network_a", "network_b")
 PEERS = {"scikit-learn": "sklearn", "jax": "jax"}  # the extra `benchmark`, by the names of their modules
 SECTIONS = ("peers", "sweep", "steady")
 
@@ -81,9 +81,9 @@ def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) 
     }
     status = 0
     if "peers" in sections:
-        results["peers"] = {name: peers(widths, epochs, threads, console) for name, widths in NETWORKS.items()}
+        results["peers"] = {network: peers(network, epochs, threads, console) for network in NETWORKS}
         for name, epochs_of in results["peers"].items():
-            console.print(table(name, epochs_of))
+            console.print(seconds_table(name, epochs_of))
             status |= any("error" in epoch for measured in epochs_of.values() for epoch in measured)
         chart(results["peers"], output / "benchmark.png")
     if "sweep" in sections:
@@ -96,16 +96,21 @@ def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) 
 
 
 class Contender:
-    """A contender's process. `epoch` makes it train one, while the others wait."""
+    """A contender's process. It trains one epoch at each call of `epoch` and waits in between.
 
-    def __init__(self, name: str, widths: Sequence[int], threads: int) -> None:
+    Args:
+        name: of `CONTENDERS`.
+        overrides: of `mnist-train`'s configuration.
+    """
+
+    def __init__(self, name: str, overrides: Sequence[str], threads: int) -> None:
         from mnist_mlp.benchmark.peers import contend
 
         self.name = name
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when the process first imports a library that uses it
         context = multiprocessing.get_context("spawn")  # its own threads and its own state of the floating-point unit
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=contend, args=(name, widths, threads, theirs), daemon=True)
+        self.process = context.Process(target=contend, args=(name, overrides, threads, theirs), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -124,8 +129,8 @@ class Contender:
 
 
 @contextmanager
-def contenders(names: Sequence[str], widths: Sequence[int], threads: int) -> Iterator[list[Contender]]:
-    started = [Contender(name, widths, threads) for name in names]
+def contenders(names: Sequence[str], network: str, threads: int) -> Iterator[list[Contender]]:
+    started = [Contender(name, [f"model={network}"], threads) for name in names]
     try:
         yield list(started)
     finally:
@@ -133,14 +138,14 @@ def contenders(names: Sequence[str], widths: Sequence[int], threads: int) -> Ite
             contender.close()
 
 
-def peers(widths: Sequence[int], epochs: int, threads: int, console: Console) -> dict[str, list[Epoch]]:
-    """Of each contender its epochs, the first of which warms up; they take turns, so that all see the same machine."""
+def peers(network: str, epochs: int, threads: int, console: Console) -> dict[str, list[Epoch]]:
+    """The epochs of each contender; the first is a warm-up. They take turns, so that all see the same machine."""
     from mnist_mlp.benchmark.peers import CONTENDERS
 
     measured: dict[str, list[Epoch]] = {name: [] for name in CONTENDERS}
-    with contenders(list(CONTENDERS), widths, threads) as running:
+    with contenders(list(CONTENDERS), network, threads) as running:
         for number in range(epochs + 1):
-            with console.status(f"{list(widths)}: epoch {number} of {epochs}"):
+            with console.status(f"{network}: epoch {number} of {epochs}"):
                 for contender in list(running):
                     measured[contender.name].append(contender.epoch())
                     if "error" in measured[contender.name][-1]:
@@ -149,7 +154,7 @@ def peers(widths: Sequence[int], epochs: int, threads: int, console: Console) ->
     return measured
 
 
-def table(network: str, measured: dict[str, list[Epoch]]) -> Table:
+def seconds_table(network: str, measured: dict[str, list[Epoch]]) -> Table:
     """Seconds per epoch, fastest first, and ratios to the plain loop and to the arithmetic of the same round.
 
     In Markdown, mean ± standard deviation over the epochs after the first.
@@ -171,12 +176,12 @@ def table(network: str, measured: dict[str, list[Epoch]]) -> Table:
 
 
 def after_the_first(measured: dict[str, list[Epoch]]) -> dict[str, list[Epoch]]:
-    """The epochs that count, of each contender that has any and did not fail."""
+    """The epochs after the warm-up, of each contender that did not fail."""
     return {name: epochs[1:] for name, epochs in measured.items() if len(epochs) > 1 and "error" not in epochs[-1]}
 
 
 def ratios(epochs: Sequence[Epoch], others: Sequence[Epoch], key: str = "train") -> list[float]:
-    """Of each round the seconds over the other's."""
+    """The seconds of one contender over those of another, round by round."""
     return [epoch[key] / other["train"] for epoch, other in zip(epochs, others, strict=False)]
 
 
@@ -233,8 +238,8 @@ def sweep(console: Console) -> dict[str, Any]:
 def steady(threads: int, console: Console, first: int = 5, late: int = 200, rounds: int = 20) -> dict[str, Any]:
     """Epoch `late` of this project beside epoch `first` of another run of it, in turns; and the memory between them."""
     results = {}
-    for network, widths in NETWORKS.items():
-        with contenders([OURS[0], OURS[0]], widths, threads) as (young, old):
+    for network in NETWORKS:
+        with contenders([OURS[0], OURS[0]], network, threads) as (young, old):
             with console.status(f"{network}: {late} epochs"):
                 past = [old.epoch() for _ in range(late - 1)]
                 for _ in range(first - 1):

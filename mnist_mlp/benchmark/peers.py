@@ -1,7 +1,7 @@
 """The contenders of `mnist-benchmark`, each in a process of its own: this project, and what people use today.
 
-All train the same network on the same 57,000 images, in shuffled minibatches of 64, with Adam at 0.001. A contender is
-a function that trains for ever, one epoch whenever its `Pace` says so.
+All train the same network on the same images with the same settings, those of `mnist-train`: shuffled minibatches, and
+Adam. A contender is a function that never returns and trains an epoch whenever its `Pace` says so.
 """
 
 import logging
@@ -15,27 +15,23 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
 
 from mnist_mlp import train
-from mnist_mlp.backbone import MLP
 from mnist_mlp.datamodule import Batch, MNISTDataModule
 from mnist_mlp.mnist.files import locate
 from mnist_mlp.settings import compose_config
-
-IMAGES = 57_000
-BATCH_SIZE = 64
-LR = 0.001
-MEAN, STD = 0.1307, 0.3081
 
 
 class Pace:
@@ -47,6 +43,11 @@ class Pace:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+
+    @classmethod
+    def over(cls, handle: int) -> "Pace":
+        """The pace over an open connection, by its file descriptor, which a configuration can hold."""
+        return cls(Connection(os.dup(handle)))
 
     def wait(self) -> float:
         """The time at which an epoch was asked for. Ends the process when no more are."""
@@ -75,11 +76,16 @@ class Pace:
 
 
 class Timer(Callback):
-    """Paces Lightning's epochs."""
+    """Paces Lightning's epochs.
 
-    pace: ClassVar[Pace]
-    loss: ClassVar[str]  # the name of the training loss
-    started = trained = 0.0
+    Args:
+        pace: says when an epoch starts.
+        loss: the name under which the training loss is logged.
+    """
+
+    def __init__(self, pace: Pace, loss: str) -> None:
+        self.pace, self.loss = pace, loss
+        self.started = self.trained = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.started:  # only now is the epoch before over, with its checkpoint written
@@ -91,48 +97,43 @@ class Timer(Callback):
         self.trained = time.perf_counter() - self.started
 
 
-def contend(name: str, widths: Sequence[int], threads: int, connection: Connection) -> None:
-    """What a contender's process runs, on as many processors as it may have threads: JAX takes all that it sees."""
+def contend(name: str, overrides: Sequence[str], threads: int, connection: Connection) -> None:
+    """Runs one contender in this process, on as many processors as it has threads: JAX uses all that it sees.
+
+    Args:
+        overrides: of `mnist-train`'s configuration, such as the network.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")  # advice, about data loader workers and the like
     logging.disable(logging.INFO)
     try:
-        CONTENDERS[name](Pace(connection), widths)
+        CONTENDERS[name](Pace(connection), compose_config(list(overrides)))
     except Exception as error:  # a peer's; the others go on without it
         connection.send({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
 
 
-def this_project(pace: Pace, widths: Sequence[int], compiled: bool = False) -> None:
+def this_project(pace: Pace, config: DictConfig, compiled: bool = False) -> None:
     """`mnist-train` itself: validation, metrics, TensorBoard, metrics.csv and checkpoints in every epoch."""
-    Timer.pace, Timer.loss = pace, "train/loss"
+    peers = "mnist_mlp.benchmark.peers"
+    connection = {"_target_": f"{peers}.Pace.over", "handle": pace.connection.fileno()}
+    config.callbacks.timer = {"_target_": f"{peers}.Timer", "loss": "train/loss", "pace": connection}
+    config.threads = torch.get_num_threads()
+    config.trainer.update(compile=compiled, accelerator="cpu", max_epochs=1_000_000)
     with tempfile.TemporaryDirectory() as directory:
-        train.train(
-            compose_config(
-                [
-                    f"model.hidden={list(widths)}",
-                    f"optimizer.lr={LR}",
-                    f"data.batch_size={BATCH_SIZE}",
-                    f"threads={torch.get_num_threads()}",
-                    f"trainer.compile={compiled}",
-                    "trainer.accelerator=cpu",
-                    "trainer.max_epochs=1000000",
-                    f"run_dir={directory}/run",
-                    "+callbacks.timer._target_=mnist_mlp.benchmark.peers.Timer",
-                ]
-            )
-        )
+        config.run_dir = f"{directory}/run"
+        train.train(config)
 
 
-def plain_loop(pace: Pace, widths: Sequence[int]) -> None:
+def plain_loop(pace: Pace, config: DictConfig) -> None:
     """The floor for eager PyTorch: tensors in memory, whole-batch indexing, fused Adam, nothing measured or logged."""
-    images, labels = tensors()["train"]
-    model = MLP(widths)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
+    images, labels = tensors(config)["train"]
+    model = instantiate(config.model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer.lr, fused=True)
     while True:
         with pace.epoch() as said:
-            for index in torch.split(torch.randperm(len(labels)), BATCH_SIZE):
+            for index in torch.split(torch.randperm(len(labels)), config.data.batch_size):
                 loss = F.cross_entropy(model(images[index]), labels[index])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -143,9 +144,10 @@ def plain_loop(pace: Pace, widths: Sequence[int]) -> None:
 class Conventional(LightningModule):
     """What most users write: a loss and an accuracy, logged at every step."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, config: DictConfig) -> None:
         super().__init__()
-        self.model = MLP(widths)
+        self.lr = config.optimizer.lr
+        self.model = instantiate(config.model)
         self.train_accuracy, self.val_accuracy = MulticlassAccuracy(10), MulticlassAccuracy(10)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -164,13 +166,12 @@ class Conventional(LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=LR)
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
-def conventional_lightning(pace: Pace, widths: Sequence[int]) -> None:
+def conventional_lightning(pace: Pace, config: DictConfig) -> None:
     """`TensorDataset` and `DataLoader`, a metric and logging per step; without a progress bar: it costs more."""
-    Timer.pace, Timer.loss = pace, "train_loss"
-    splits = tensors()
+    splits = tensors(config)
     with tempfile.TemporaryDirectory() as directory:
         Trainer(
             max_epochs=-1,
@@ -179,22 +180,23 @@ def conventional_lightning(pace: Pace, widths: Sequence[int]) -> None:
             default_root_dir=directory,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[Timer()],
+            callbacks=[Timer(pace, "train_loss")],
         ).fit(
-            Conventional(widths),
-            DataLoader(TensorDataset(*splits["train"]), BATCH_SIZE, shuffle=True),
-            DataLoader(TensorDataset(*splits["validation"]), BATCH_SIZE),
+            Conventional(config),
+            DataLoader(TensorDataset(*splits["train"]), config.data.batch_size, shuffle=True),
+            DataLoader(TensorDataset(*splits["validation"]), config.data.batch_size),
         )
 
 
-def torchvision_pipeline(pace: Pace, widths: Sequence[int]) -> None:
-    """How the report trained: torchvision's dataset transforms each image whenever it is asked for."""
-    root, _ = locate("MNIST", root=None, download=False, mirror=None, sha256=None)
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
+def torchvision_pipeline(pace: Pace, config: DictConfig) -> None:
+    """How the original report trained: torchvision's dataset transforms each image whenever it is asked for."""
+    data = config.data
+    root, _ = locate(data.dataset, data.root, data.download, data.mirror, sha256=None)
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((data.mean,), (data.std,))])
     dataset = datasets.MNIST(root, train=True, transform=transform)
-    loader = DataLoader(Subset(dataset, range(IMAGES)), BATCH_SIZE, shuffle=True)
-    model = MLP(widths)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    loader = DataLoader(Subset(dataset, range(len(dataset) - data.test_size)), data.batch_size, shuffle=True)
+    model = instantiate(config.model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer.lr)
     while True:
         with pace.epoch() as said:
             total = 0.0
@@ -207,26 +209,30 @@ def torchvision_pipeline(pace: Pace, widths: Sequence[int]) -> None:
             said["loss"] = total / len(loader)
 
 
-def scikit_learn(pace: Pace, widths: Sequence[int]) -> None:
+def scikit_learn(pace: Pace, config: DictConfig) -> None:
     """`MLPClassifier`; each `partial_fit` of the whole set is one epoch."""
     from sklearn.neural_network import MLPClassifier
 
-    images, labels = (part.flatten(1).numpy() if part.ndim > 1 else part.numpy() for part in tensors()["train"])
-    model = MLPClassifier(tuple(widths), solver="adam", alpha=0, batch_size=BATCH_SIZE, learning_rate_init=LR)
+    images, labels = (part.flatten(1).numpy() if part.ndim > 1 else part.numpy() for part in tensors(config)["train"])
+    batch_size, lr = config.data.batch_size, config.optimizer.lr
+    model = MLPClassifier(
+        tuple(config.model.hidden), solver="adam", alpha=0, batch_size=batch_size, learning_rate_init=lr
+    )
     while True:
         with pace.epoch() as said:
             model.partial_fit(images, labels, classes=range(10))
             said["loss"] = model.loss_
 
 
-def jax_scan(pace: Pace, widths: Sequence[int]) -> None:
+def jax_scan(pace: Pace, config: DictConfig) -> None:
     """One jitted `lax.scan` over the epoch's minibatches, forward, backward and Adam in it."""
     import jax
     import jax.numpy as jnp
 
-    flat, labels = (jnp.array(part.numpy()) for part in tensors()["train"])
+    batch_size, lr = config.data.batch_size, config.optimizer.lr
+    flat, labels = (jnp.array(part.numpy()) for part in tensors(config)["train"])
     images = flat.reshape(len(labels), -1)
-    linears = [layer for layer in MLP(widths).layers if isinstance(layer, torch.nn.Linear)]
+    linears = [layer for layer in instantiate(config.model).layers if isinstance(layer, torch.nn.Linear)]
     parameters = [(jnp.array(layer.weight.T.detach()), jnp.array(layer.bias.detach())) for layer in linears]
 
     def mean_loss(parameters: Any, images: Any, labels: Any) -> Any:
@@ -241,14 +247,14 @@ def jax_scan(pace: Pace, widths: Sequence[int]) -> None:
         loss, gradients = jax.value_and_grad(mean_loss)(parameters, *minibatch)
         first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
         second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
-        rate, root = LR / (1 - 0.9**step), jnp.sqrt(1 - 0.999**step)
+        rate, root = lr / (1 - 0.9**step), jnp.sqrt(1 - 0.999**step)
         parameters = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) / root + 1e-8), parameters, first, second)
         return (step, parameters, first, second), loss
 
     @partial(jax.jit, donate_argnums=0)
     def epoch(state: Any, order: Any, images: Any, labels: Any) -> Any:
-        whole = len(order) // BATCH_SIZE * BATCH_SIZE
-        indices = order[:whole].reshape(-1, BATCH_SIZE)
+        whole = len(order) // batch_size * batch_size
+        indices = order[:whole].reshape(-1, batch_size)
         state, losses = jax.lax.scan(lambda s, index: adam(s, (images[index], labels[index])), state, indices)
         state, last = adam(state, (images[order[whole:]], labels[order[whole:]]))
         return state, (losses.sum() + last) / (len(losses) + 1)
@@ -261,12 +267,12 @@ def jax_scan(pace: Pace, widths: Sequence[int]) -> None:
             said["loss"] = float(mean)  # waits for the result
 
 
-def arithmetic(pace: Pace, widths: Sequence[int]) -> None:
+def arithmetic(pace: Pace, config: DictConfig) -> None:
     """The epoch's matrix products alone, at the rate of a large one (1,024 cubed), which is measured each time."""
-    linears = [layer for layer in MLP(widths).layers if isinstance(layer, torch.nn.Linear)]
+    linears = [layer for layer in instantiate(config.model).layers if isinstance(layer, torch.nn.Linear)]
     weights = [layer.weight.numel() for layer in linears]
     # Forward, gradient of the weights and, except in the first layer, of its input: each multiplies and adds.
-    operations = 2 * IMAGES * (3 * sum(weights) - weights[0])
+    operations = 2 * len(tensors(config)["train"][1]) * (3 * sum(weights) - weights[0])
     a, b = torch.randn(2, 1024, 1024)
     while True:
         start = pace.wait()
@@ -276,7 +282,7 @@ def arithmetic(pace: Pace, widths: Sequence[int]) -> None:
         pace.report(operations / rate, loss=None)
 
 
-CONTENDERS: dict[str, Callable[[Pace, Sequence[int]], None]] = {
+CONTENDERS: dict[str, Callable[[Pace, DictConfig], None]] = {
     "this project": this_project,
     "this project, compiled": partial(this_project, compiled=True),
     "plain tensor loop": plain_loop,
@@ -288,9 +294,9 @@ CONTENDERS: dict[str, Callable[[Pace, Sequence[int]], None]] = {
 }
 
 
-def tensors() -> dict[Any, Batch]:
+def tensors(config: DictConfig) -> dict[Any, Batch]:
     """The three splits, normalized, as this project trains on them."""
-    datamodule = MNISTDataModule(mean=MEAN, std=STD)
+    datamodule: MNISTDataModule = instantiate(config.data)
     datamodule.setup()
     return datamodule.splits
 

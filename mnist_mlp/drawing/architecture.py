@@ -1,7 +1,8 @@
-"""A network drawn as layers with their widths and parameter counts, as the report's Figures 8 and 9: PNG and SVG."""
+"""Draws a network's layers with their widths and parameter counts, as Figures 8 and 9 of the original report do."""
 
 import copy
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from mnist_mlp.drawing import shapes as drawing
 from mnist_mlp.drawing.shapes import BLUE, GREY, INK, Box, Line, Shape, Text
 
-PITCH, HEIGHT, MARGIN = 196, 620, 104  # pixels from layer to layer, of the picture, and beside the first and the last
+PITCH, HEIGHT, MARGIN = 196, 620, 104  # pixels: from layer to layer, of the picture, beside the outer layers
 TOP, BOTTOM = 196, 452  # between which the units are drawn
-UNITS = 9  # drawn of a wide layer, the middle one as an ellipsis
-MOST_COLUMNS = 9  # of a deep network's layers, the middle ones are left out
+UNITS = 9  # drawn at most of a layer; of a wider one, the middle one is an ellipsis
+MOST_COLUMNS = 9  # drawn at most; of a deeper network, an ellipsis stands for the layers in the middle
 INPUT, HIDDEN, OUTPUT = "#8a96a3", BLUE, "#c2571a"
 
 
@@ -29,7 +30,7 @@ class Layer(NamedTuple):
 
 
 def layers(backbone: nn.Module) -> list[Layer]:
-    """The layers of a backbone from images (N, 1, 28, 28), in the order in which they work on one; it stays as it was.
+    """The layers of a backbone in the order in which an image passes them. The backbone stays as it was.
 
     Raises:
         Exception: whatever the backbone's forward raises.
@@ -96,36 +97,43 @@ def _draw(backbone: nn.Module, title: str) -> tuple[list[Shape], int, int]:
     """The shapes, and the picture's width and height."""
     found = layers(backbone)
     columns = _columns(found)
-    total = sum(parameter.numel() for parameter in backbone.parameters())
     width = max(2 * MARGIN + PITCH * (len(columns) - 1), 720)
     left = (width - PITCH * (len(columns) - 1)) / 2
     places = [left + PITCH * number for number in range(len(columns))]
     units = [_units(column.shape) for column in columns]
-    links: list[Shape] = []
-    for number in range(1, len(columns)):
-        for start in units[number - 1]:
-            for end in units[number]:
-                links.append(Line(places[number - 1], start, places[number], end, "#c3cedb", 1))
-    shapes: list[Shape] = [*links]
+    shapes = _links(places, units)
     for column, x, heights in zip(columns, places, units, strict=True):
-        shapes += _outputs(column, x, heights)
+        shapes += [*_outputs(column, x, heights), *_captions(column, x)]
     for number, column in enumerate(columns[1:], 1):
-        if column.layer is None:
-            continue
-        between = (places[number - 1] + places[number]) / 2
-        shapes += [
-            Text(between, BOTTOM + 86, column.layer.kind, 22, color=GREY),
-            Text(between, BOTTOM + 115, f"{column.layer.parameters:,}", 25, bold=True),
-            Text(between, BOTTOM + 141, "parameters", 17, color=GREY),
-        ]
+        if column.layer is not None:
+            shapes += _parameters(column.layer, (places[number - 1] + places[number]) / 2)
     deep = sum(layer.parameters > 0 for layer in found)
-    shapes += [
+    total = sum(parameter.numel() for parameter in backbone.parameters())
+    headings = [
         Text(28, 44, title, 34, "start", bold=True),
         Text(28, 90, f"{total:,} parameters in {deep} layer{'s' if deep != 1 else ''}", 26, "start", GREY),
     ]
-    texts = (shape for shape in shapes if isinstance(shape, Text) and shape.anchor == "start")
-    widest = max(28 + drawing.text_width(text.text, text.size, text.bold) for text in texts)
-    return shapes, max(width, round(widest) + 28), HEIGHT
+    widest = max(28 + drawing.text_width(text.text, text.size, text.bold) for text in headings)
+    return [*shapes, *headings], max(width, round(widest) + 28), HEIGHT
+
+
+def _links(places: list[float], units: list[list[float]]) -> list[Shape]:
+    """A line from each unit to each one of the next layer."""
+    return [
+        Line(places[number], start, places[number + 1], end, "#c3cedb", 1)
+        for number, (before, after) in enumerate(pairwise(units))
+        for start in before
+        for end in after
+    ]
+
+
+def _parameters(layer: Layer, x: float) -> list[Shape]:
+    """What stands below the links into a layer: its kind and its parameters."""
+    return [
+        Text(x, BOTTOM + 86, layer.kind, 22, color=GREY),
+        Text(x, BOTTOM + 115, f"{layer.parameters:,}", 25, bold=True),
+        Text(x, BOTTOM + 141, "parameters", 17, color=GREY),
+    ]
 
 
 def _units(shape: tuple[int, ...]) -> list[float]:
@@ -140,27 +148,29 @@ def _units(shape: tuple[int, ...]) -> list[float]:
 
 
 def _outputs(column: _Column, x: float, heights: list[float]) -> list[Shape]:
-    """One column: its width above, its units, and below what works on them."""
-    shapes: list[Shape] = []
+    """One column's units; of an image or of feature maps, squares."""
     middle, radius = (TOP + BOTTOM) / 2, 12
-    if len(column.shape) == 1:
-        shapes += [Box(x - radius, y - radius, 2 * radius, 2 * radius, column.color, "white", radius) for y in heights]
-        if column.shape[0] > UNITS:
-            shapes += [Box(x - 3, middle + step - 3, 6, 6, column.color, None, 3) for step in (-11, 0, 11)]
-    elif column.shape:
+    if not column.shape:
+        return [Box(x + step - 5, middle - 5, 10, 10, column.color, None, 5) for step in (-20, 0, 20)]
+    if len(column.shape) != 1:
         maps = min(column.shape[0], 4) if len(column.shape) == 3 else 1
         side = 104 - 10 * (maps - 1)
-        for number in range(maps):
-            offset = 10 * (number - (maps - 1) / 2)
-            shapes.append(Box(x - side / 2 + offset, middle - side / 2 + offset, side, side, column.color, "white", 8))
-    else:
-        shapes += [Box(x + step - 5, middle - 5, 10, 10, column.color, None, 5) for step in (-20, 0, 20)]
+        corners = [10 * (number - (maps - 1) / 2) - side / 2 for number in range(maps)]
+        return [Box(x + corner, middle + corner, side, side, column.color, "white", 8) for corner in corners]
+    units = [Box(x - radius, y - radius, 2 * radius, 2 * radius, column.color, "white", radius) for y in heights]
+    dots = (-11, 0, 11) if column.shape[0] > UNITS else ()
+    return [*units, *(Box(x - 3, middle + step - 3, 6, 6, column.color, None, 3) for step in dots)]
+
+
+def _captions(column: _Column, x: float) -> list[Shape]:
+    """One column's width above it, and below it what it is and what works on it."""
+    shapes: list[Shape] = []
     if column.shape:
-        named = "784" if column.color == INPUT else "×".join(map(str, column.shape))
-        shapes.append(Text(x, TOP - 46, named, 30 if len(named) < 8 else 24, bold=True, color=column.color))
+        width = "784" if column.color == INPUT else "×".join(map(str, column.shape))
+        shapes.append(Text(x, TOP - 46, width, 30 if len(width) < 8 else 24, bold=True, color=column.color))
     kinds = [kind for kind in column.after if kind not in ("Flatten", "Identity")]
-    said = [("28×28 image", GREY)] if column.color == INPUT else [("logits", GREY)] if column.color == OUTPUT else []
-    said += [(kind, INK) for kind in dict.fromkeys(kinds)]
-    for row, (text, color) in enumerate(said[:2]):
+    names = {INPUT: [("28×28 image", GREY)], OUTPUT: [("logits", GREY)]}.get(column.color, [])
+    captions = [*names, *((kind, INK) for kind in dict.fromkeys(kinds))]
+    for row, (text, color) in enumerate(captions[:2]):
         shapes.append(Text(x, BOTTOM + 34 + 27 * row, text, 22, color=color))
     return shapes

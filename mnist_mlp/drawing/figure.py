@@ -1,4 +1,4 @@
-"""A matplotlib figure as bytes: the same ones for the same picture."""
+"""Saves a matplotlib figure as bytes. The same figure always gives the same bytes."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Pictures of boxes, lines and texts: one list of them, as PNG by Pillow and as SVG. A tenth of matplotlib's time."""
+"""Pictures made of boxes, lines and texts, as PNG (with Pillow) or SVG. They take a tenth of matplotlib's time."""
 
 from functools import cache
 from html import escape
@@ -51,8 +51,10 @@ Shape = Box | Line | Text
 
 @cache
 def font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which has ×, − and Greek where Pillow's own font has none, out of matplotlib, which is not imported:
-    that takes half a second."""
+    """DejaVu Sans, which has ×, − and Greek letters; Pillow's own font has none of them.
+
+    The file is matplotlib's, found without importing matplotlib, which takes half a second.
+    """
     spec = find_spec("matplotlib")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -70,8 +72,8 @@ def png(shapes: list[Shape], width: int, height: int, sharpness: int = 2, bold: 
 
     Args:
         sharpness: pixels drawn in each direction for one kept. At 1, slanted lines and circles are jagged.
-        bold: every text. TensorBoard shows an image that is larger than its card by leaving pixels out, and with them
-            the thin strokes of letters.
+        bold: makes every text bold. TensorBoard leaves pixels out to show a large image on a small card, and thin
+            strokes of letters vanish.
     """
     image = Image.new("RGB", (width * sharpness, height * sharpness), "white")
     pen = ImageDraw.Draw(image)

@@ -1,9 +1,9 @@
 """`mnist-train -m search=tpe`: better settings, looked for by Optuna, each trial a job of a sweep.
 
 The study lies in the sweep's directory and is written before a trial starts and when it ends, so that a search goes on
-where it was killed. A trial's values are a function of the study and of (seed, trial) alone: with one job at a time a
-search is repeatable, kills or none; with more it depends on which trial ends first. Optuna takes a second to import,
-which a command that does not search does not spend.
+where it was killed. A trial's values depend only on the study and on (seed, trial): with one job at a time a search is
+repeatable, also where it was killed; with more jobs it depends on which trial ends first. Optuna is imported inside
+functions: that takes a second, which a command that does not search does not spend.
 """
 
 import json
@@ -11,10 +11,8 @@ import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -30,6 +28,7 @@ from mnist_mlp.settings import (
     SEARCH_RULES,
     TRUTH,
     SettingError,
+    as_override,
     check,
     end,
     flatten,
@@ -38,6 +37,8 @@ from mnist_mlp.settings import (
     settle,
     without_hydra,
 )
+from mnist_mlp.sweeps.compose import Composer
+from mnist_mlp.sweeps.jobs import Job
 from mnist_mlp.sweeps.study import (
     DIRECTORY,
     NAMES,
@@ -50,7 +51,6 @@ from mnist_mlp.sweeps.study import (
     trials_of,
     write_best,
 )
-from mnist_mlp.sweeps.view import Job
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -61,12 +61,12 @@ if TYPE_CHECKING:
 INTERVALS = ({"low", "high"}, {"low", "high", "log"})
 DIGITS = 4  # of a value from an interval: nobody types, or needs, the others
 
-# With another of these the trials could not be compared with each other, or would not be runs of their own.
+# Settings that are not searched: trials that differ in one of these could not be compared, or told apart.
 FIXED = (*NAMES, "data.test_size", "data.validation_size", "data.split_seed", "data.eval_batch_size")
 
 
 class Trial(NamedTuple):
-    """What a job is made of: its directory's name, and the values to try as overrides."""
+    """One point of the space: the name of its directory, and the values to try as overrides."""
 
     name: str
     overrides: list[str]
@@ -88,7 +88,7 @@ class CheckSearch(Callback):
 
 
 def check_search(config: DictConfig) -> None:
-    """Raises: SettingError, where this composed configuration of a sweep is not one of a search that can be made."""
+    """Raises: SettingError, where this composed configuration of a sweep asks for a search that cannot be made."""
     check(config, SEARCH_RULES)
     chosen = config.hydra.runtime.choices["hydra/launcher"]
     if chosen != "process":
@@ -107,7 +107,7 @@ def check_search(config: DictConfig) -> None:
 
 
 def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
-    """What is searched, by setting: `choices`, or `low`, `high`, `log` and `whole` for whole numbers only.
+    """What is searched, by setting: `choices`, or `low`, `high`, `log` and `whole` (only whole numbers are tried).
 
     Raises:
         SettingError: there is no such setting, or it cannot take every value of its interval or choices.
@@ -118,33 +118,42 @@ def read_space(config: DictConfig) -> dict[str, dict[str, Any]]:
     for setting, dimension in space.items():
         where = f"search.space.{setting}"
         if setting in FIXED:
-            raise SettingError(where, _text(dimension), "cannot be searched: the trials could not be compared")
+            raise SettingError(where, as_override(dimension), "cannot be searched: the trials could not be compared")
         if setting not in known:
             settings = [name for name in known if name not in FIXED and not name.startswith("search.")]
-            raise SettingError(where, _text(dimension), no_such_setting(setting, settings))
-        if "choices" in dimension:
-            ends = [(f"{where}.choices", value) for value in dimension["choices"]]
-            if not ends:
-                raise SettingError(f"{where}.choices", "[]", "must have at least one value")
-        else:
-            ends = [(f"{where}.{name}", dimension[name]) for name in ("low", "high")]
-            low, high, log = dimension["low"], dimension["high"], dimension.setdefault("log", False)
-            for name, value in ends:
-                if not NUMBER.accepts(value) or not math.isfinite(value):
-                    raise SettingError(name, _text(value), "must be a number")
-            if low >= high:
-                raise SettingError(f"{where}.low", low, f"must be below {where}.high={high}")
-            if not TRUTH.accepts(log):
-                raise SettingError(f"{where}.log", _text(log), f"must be {TRUTH.wanted}")
-            if log and low <= 0:
-                raise SettingError(f"{where}.low", low, "must be above 0 on a logarithmic scale")
-            dimension["whole"] = all(type(value) is int for value in (low, high, known[setting]))
-        for name, value in ends:
+            raise SettingError(where, as_override(dimension), no_such_setting(setting, settings))
+        values = _choices(where, dimension) if "choices" in dimension else _interval(where, dimension, known[setting])
+        for name, value in values:
             if setting in rules and not rules[setting].accepts(value):
-                raise SettingError(name, _text(value), f"{setting} must be {rules[setting].wanted}")
+                raise SettingError(name, as_override(value), f"{setting} must be {rules[setting].wanted}")
     if not space:
         raise SettingError("search.space", "{}", "must hold a setting, such as search.space.optimizer.lr")
     return space
+
+
+def _choices(where: str, dimension: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Checks a list of choices; returns each with the name to call it by."""
+    values = [(f"{where}.choices", value) for value in dimension["choices"]]
+    if not values:
+        raise SettingError(f"{where}.choices", "[]", "must have at least one value")
+    return values
+
+
+def _interval(where: str, dimension: dict[str, Any], usual: Any) -> list[tuple[str, Any]]:
+    """Checks and completes an interval; returns its ends, each with its name. `usual` is the setting's default."""
+    ends = [(f"{where}.{name}", dimension[name]) for name in ("low", "high")]
+    low, high, log = dimension["low"], dimension["high"], dimension.setdefault("log", False)
+    for name, value in ends:
+        if not NUMBER.accepts(value) or not math.isfinite(value):
+            raise SettingError(name, as_override(value), "must be a number")
+    if low >= high:
+        raise SettingError(f"{where}.low", low, f"must be below {where}.high={high}")
+    if not TRUTH.accepts(log):
+        raise SettingError(f"{where}.log", as_override(log), f"must be {TRUTH.wanted}")
+    if log and low <= 0:
+        raise SettingError(f"{where}.low", low, "must be above 0 on a logarithmic scale")
+    dimension["whole"] = all(type(value) is int for value in (low, high, usual))
+    return ends
 
 
 def _dimensions(node: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -157,36 +166,37 @@ def _dimensions(node: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, An
             yield setting, value
         elif value is not None:
             problem = "must be an interval, such as {low: 0.1, high: 0.5}, or choices, such as {choices: [1, 2]}"
-            raise SettingError(f"search.space.{setting}", _text(value), problem)
+            raise SettingError(f"search.space.{setting}", as_override(value), problem)
 
 
 class Search:
-    """The study of a search: says what to try next, and is told what came of it.
+    """A source of jobs, which are the trials of a study: says what to try next, and takes note of what came of it.
 
-    Only the process that holds the sweep may have one. A trial that the study calls running is then one that was cut
-    short: it is resumed, with the same values in the same directory. One that failed is tried again by each command, a
-    loss that was not finite aside.
+    Only the process that holds the sweep's lock may have one. A trial that the study calls running was therefore cut
+    short: it is resumed, with the same values in the same directory. Each command tries a trial that failed again,
+    unless its loss was not finite.
 
     Args:
-        config: of the sweep, checked.
-        loader: what composes its jobs.
+        composer: makes the jobs of the sweep, whose configuration is checked.
         overrides: of its command line.
-        directory: of the sweep.
 
     Raises:
         SettingError: the directory holds something else.
     """
 
-    def __init__(self, config: DictConfig, loader: ConfigLoader, overrides: Sequence[str], directory: Path) -> None:
-        self.settings, self.seed, self.directory = config.search, config.seed, directory
+    def __init__(self, composer: Composer, overrides: Sequence[str]) -> None:
+        config, loader = composer.config, composer.loader
+        self.settings, self.seed, self.directory = config.search, config.seed, composer.directory
+        self.jobs: list[Job] = []
+        self._composer = composer
         self.direction: Direction = "minimize" if self.settings.objective == "val/loss" else "maximize"
         self.space = read_space(config)
-        # A trial is a run like any other, and composed without the search: what that says of a run goes with it.
+        # A trial is a run like any other, composed without the search group: what that group says of a run is added.
         self.base = [override for override in overrides if not override.lstrip("+~").startswith(("search=", "search."))]
         plain, searched = loader.load_sweep_config(config, self.base), _settings(config)
         for name, (_, value) in other_settings(_settings(plain), searched).items():
             if not name.startswith("search."):
-                self.base.append(f"{name}={_text(value)}")
+                self.base.append(f"{name}={as_override(value)}")
         chosen, usual = plain.hydra.runtime.choices, loader.load_sweep_config(config, []).hydra.runtime.choices
         groups = {
             group: chosen[group]
@@ -232,7 +242,7 @@ class Search:
         return study, storage
 
     def _take_up(self) -> Iterator[Trial]:
-        """The trials that were cut short, and those that failed and may not the next time."""
+        """The trials that were cut short, and those that failed and might complete when they are tried again."""
         from optuna.trial import TrialState
 
         for name, trial in trials_of(self.study).items():
@@ -244,8 +254,18 @@ class Search:
             if trial.state in (TrialState.RUNNING, TrialState.FAIL):
                 yield Trial(name, self._overrides(trial.params))
 
+    def next_job(self) -> Job | None:
+        while (trial := self.ask()) is not None:
+            job = self._composer.job([*self.base, *trial.overrides], len(self.jobs), trial.name)
+            job.note = " ".join(trial.overrides)
+            self.jobs.append(job)
+            if job.state != "completed":
+                return job
+            self.tell(job)  # it completed just before a kill, and the study does not know yet
+        return None
+
     def ask(self) -> Trial | None:
-        """The next trial, which the study then calls running; None where there are as many as were asked for."""
+        """The next trial, which the study then calls running; None where there are as many trials as were wanted."""
         if self._unfinished:
             return self._unfinished.pop(0)
         count = len(trials_of(self.study))
@@ -297,10 +317,10 @@ class Search:
             for name, dimension in self.space.items()
             if "choices" in dimension
         }
-        return [f"{name}={_text(choices.get(name, params[name]))}" for name in self.space]
+        return [f"{name}={as_override(choices.get(name, params[name]))}" for name in self.space]
 
-    def is_hopeless(self, job: Job) -> bool:
-        """Whether a running trial is to be stopped, which the study then knows.
+    def should_stop(self, job: Job) -> bool:
+        """Whether a running trial is to be stopped, which the study then calls pruned.
 
         Looked at after each epoch but the last, so that what is pruned does not depend on when this is called.
         """
@@ -338,7 +358,7 @@ class Search:
         return self.storage.get_trial_id_from_study_id_trial_number(study, trial.number)
 
     def tell(self, job: Job) -> None:
-        """Notes what came of a trial, and makes the job's state `pruned` where that is what it is.
+        """Notes what came of a trial, and sets the job's state to `pruned` where the trial was pruned.
 
         An interrupted one stays as it is in the study, and so is resumed.
         """
@@ -346,7 +366,7 @@ class Search:
 
         trial = trials_of(self.study)[job.name]
         if trial.state == TrialState.RUNNING and job.state == "completed":
-            self.is_hopeless(job)  # its last epochs may not have been looked at
+            self.should_stop(job)  # its last epochs may not have been looked at
             trial = trials_of(self.study)[job.name]
         if trial.state == TrialState.PRUNED:
             job.state = "pruned"
@@ -366,12 +386,13 @@ class Search:
         elif job.state == "failed":
             self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def progress(self) -> str:
+    def plan(self) -> str:
         """How far the search is, in a line."""
         return f"{len(trials_of(self.study))} of {self.settings.trials} trials: {counts(self.study)}"
 
+    result = plan
+
     def is_over(self) -> bool:
-        """Whether the same command would have nothing to do."""
         from optuna.trial import TrialState
 
         states = [trial.state for trial in trials_of(self.study).values()]
@@ -386,14 +407,11 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     return flatten(OmegaConf.to_container(settings))
 
 
-def _text(value: Any) -> str:
-    """A value as JSON, which the command line takes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
 def _scalar(value: Any) -> Any:
-    """What a study takes for a choice."""
-    return value if isinstance(value, int | float | str) or value is None else _text(value)
+    """What a study takes for a choice: a list is a text in it, as JSON."""
+    if isinstance(value, int | float | str) or value is None:
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _rounded(value: Any, dimension: Mapping[str, Any]) -> Any:

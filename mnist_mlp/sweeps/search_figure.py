@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_mlp.settings import spelled
+from mnist_mlp.settings import as_override
 
 # Of each end that a trial can come to: what the legend calls it, colour and marker.
 ENDS = {
@@ -73,7 +73,7 @@ def _scale(axes: Axes, distribution: BaseDistribution, values: Sequence[object])
     """Gives the axis the whole range of what was searched; returns where the values are on it."""
     if isinstance(distribution, CategoricalDistribution):
         choices = list(distribution.choices)
-        axes.set_xticks(range(len(choices)), [str(spelled(choice)) for choice in choices])
+        axes.set_xticks(range(len(choices)), [as_override(choice) for choice in choices])
         axes.set_xlim(-0.5, len(choices) - 0.5)
         return [choices.index(value) for value in values]  # type: ignore[arg-type]
     assert isinstance(distribution, FloatDistribution | IntDistribution)

@@ -1,4 +1,4 @@
-"""What a search has found: its study, in the sweep's directory, as a table, an experiment file and a plot."""
+"""What a search has found, read from its study in the sweep's directory: a table, an experiment file and a plot."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_mlp.run.directory import durable_write
-from mnist_mlp.run.identity import PLACES
+from mnist_mlp.run.identity import LABELS, PLACES
 from mnist_mlp.run.records import read_record
 from mnist_mlp.settings import SettingError, flatten, load_yaml
 
@@ -26,11 +26,11 @@ STUDY = "study.db"  # SQLite: one file that is whole after any kill, and what Op
 BEST = Path("experiment") / "best.yaml"  # in the sweep's directory, where --config-dir finds it
 DIRECTORY = "directory"  # a trial's own attribute in the study: the name of its run directory
 SHOWN = 10  # trials in the table
-NAMES = (*PLACES, "experiment", "network")  # settings that only say what a run is called
+NAMES = (*PLACES, *LABELS)  # settings that only say where a run lies and what it is called
 
 
 def open_study(path: Path, direction: Direction | None = None) -> tuple["Study", "RDBStorage"]:
-    """The study in a file; with a direction a new one."""
+    """Opens the study in a file; where a direction is given, makes a new one there."""
     import optuna
 
     storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
@@ -45,7 +45,7 @@ def close(storage: "RDBStorage") -> None:
 
 
 def trials_of(study: "Study") -> "dict[str, FrozenTrial]":
-    """The trials by their directories' names; of one that failed and was tried again, the last try.
+    """The trials by their directories' names; where one failed and was tried again, the last try.
 
     Raises:
         SettingError: a name is not one that a search gives, so it may lead out of the sweep's directory.
@@ -66,6 +66,7 @@ def counts(study: "Study") -> str:
 
 def conclude(directory: Path) -> Group:
     """Writes the best settings so far as an experiment, and a plot; returns the best trials as a table."""
+    # Here, because they import Matplotlib and Optuna, which a sweep that is no search does without.
     from mnist_mlp.drawing.figure import png, svg
     from mnist_mlp.sweeps.search_figure import draw
 

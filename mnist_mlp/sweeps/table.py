@@ -9,11 +9,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
-from omegaconf import DictConfig
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -32,19 +29,6 @@ NAMES = ("experiment", "model", "seed")
 SEEDS = ("seed", "data.seed")  # what differs between the runs of a group
 KEPT = ("run.json", "config.yaml", "metrics.csv")  # what a record of a run needs, and `mnist-rerun`
 REFRESH = 2.0  # seconds between two looks of --watch
-
-
-class RememberSweep(Callback):
-    """Hydra callback: notes where this process's sweep puts its jobs, for the table at its end.
-
-    A sweep that was refused before its first job has no table. Of jobs in other processes their launcher tells.
-    """
-
-    directory: ClassVar[Path | None] = None
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.hydra.mode == RunMode.MULTIRUN:
-            RememberSweep.directory = Path(config.hydra.sweep.dir)
 
 
 def summarise(directory: Path) -> list[Run]:

@@ -1,4 +1,4 @@
-"""A sweep while it runs: its jobs, a live table of them on a terminal, and plain lines in `sweep.log`."""
+"""A sweep while it runs: a live table of its jobs on a terminal, and plain lines in `sweep.log`."""
 
 import contextlib
 import re
@@ -6,9 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,51 +17,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from mnist_mlp.run.records import last_row
+from mnist_mlp.sweeps.jobs import Job, last_epoch
 
 STYLES = {"failed": "red", "interrupted": "yellow", "completed": "green", "pruned": "dim"}
 KEY = re.compile(r"(?:^|,)[~+]*([\w.@/]+)=")  # in a job's name; a comma inside a value's brackets starts no key
 REFRESH = 1.0  # seconds between two looks at what the jobs have written
 
 
-@dataclass
-class Job:
-    """One job of a sweep: what to run, and how far it is.
-
-    Args:
-        name: what it varies, as its directory is called.
-        path: its run directory.
-        overrides: of the command line of its process, less where it lies.
-        epochs: how many it takes.
-        threads: how many CPU threads it uses; None for as many as there are cores.
-        work: multiplications that it takes, up to a factor that all jobs share.
-    """
-
-    name: str
-    path: Path
-    overrides: list[str]
-    epochs: int
-    threads: int | None
-    work: float
-    state: str = "waiting"  # then running, completed, failed, interrupted or, of a search, pruned
-    cause: str = ""  # of a failure
-    attempts: int = 0
-    gpu: str | None = None
-    stop_by: float | None = None  # when it is killed, having been asked to stop
-    process: BaseProcess | None = None
-    record_time: int | None = None  # when run.json had last been written before the job's process started
-    log_start: int = 0  # where in train.log the process began to write
-
-
 class SweepView:
     """Shows the jobs until it is left: a table that is drawn anew each second on a terminal, lines elsewhere.
 
     Args:
-        jobs: all of the sweep; what changes in them is shown.
+        jobs: all of the sweep, also those that are added later.
         directory: of the sweep, for its `sweep.log`.
     """
 
     def __init__(self, jobs: list[Job], directory: Path) -> None:
         self.jobs = jobs
+        self.directory = directory
         self.log = directory / "sweep.log"
         self.console = Console(stderr=True, highlight=False)
         self._live: Live | None = None
@@ -89,7 +60,7 @@ class SweepView:
         Args:
             line: what happened.
             style: rich's, for a terminal.
-            on_terminal: whether it is shown above the table too, which shows what jobs do anyway.
+            on_terminal: whether a terminal has it above the table; the table itself shows what jobs do.
         """
         with contextlib.suppress(OSError), self.log.open("a") as file:  # a full disk: the jobs themselves will say so
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
@@ -97,6 +68,15 @@ class SweepView:
             print(line, file=sys.stderr, flush=True)
         elif on_terminal:
             self.console.print(escape(line), style=style, soft_wrap=True)
+
+    def say_end(self, job: Job, stopping: bool) -> None:
+        """Says what came of a job that has ended; `stopping` is whether it was asked to stop."""
+        if job.state in ("completed", "pruned"):
+            self.say(f"{job.state} {job.name}{last_epoch(job)}", on_terminal=False)
+        elif stopping:
+            self.say(f"stopped {job.name}{last_epoch(job)}", "yellow", on_terminal=False)
+        else:
+            self.say(f"failed {job.name}: {job.cause}", "red")
 
     def refresh(self) -> None:
         """Draws the table anew, at most once a second."""

@@ -14,16 +14,16 @@ from mnist_mlp.settings import SettingError, one_sentence
 
 HOST = "127.0.0.1"
 RELOAD_SECONDS = 5.0
-# How many steps TensorBoard keeps of each tag. Its own 10 images would leave out the best epoch. Not 0 for all of them:
-# its data server then answers with none.
+# How many steps TensorBoard keeps of each tag. By default it keeps 10 images, which would leave out the best epoch. 0,
+# which should keep all, makes its data server answer with none.
 SAMPLES = {"scalars": 100_000, "images": 100, "pr_curves": 100}
-# What a browser has not been told otherwise: no smoothing, which would draw curves that were not measured, and new data
-# without asking. TensorBoard wants more than 30 seconds.
+# A browser's settings until its user changes them: no smoothing, which would draw curves that were not measured, and
+# automatic reloading. TensorBoard requires more than 30 seconds between two reloads.
 BROWSER_SETTINGS = {"scalarSmoothing": 0, "autoReload": True, "autoReloadPeriodInMs": 31_000}
-# With more runs than this TensorBoard selects none of them, and its charts open empty.
+# With more runs than this, TensorBoard selects none of them at first, and its charts open empty.
 SELECTED = 40
-# http://127.0.0.1:6006/ itself, less the tab. Its script sees what the server does not: a tab in the address, and the
-# settings that this browser keeps for this address.
+# The page at http://127.0.0.1:6006/, which leads on to TensorBoard's own. Its script sees what the server cannot: a tab
+# in the address, and the settings that the browser has stored for this address. TAB is replaced.
 LANDING = f"""<!doctype html>
 <title>TensorBoard</title>
 <script>
@@ -50,9 +50,12 @@ def main() -> None:
 
 
 def refuse(directory: Path, port: int) -> None:
-    """Raises: SettingError, where there is no directory to show or no port to show it at, before TensorBoard is loaded.
+    """Checks, before TensorBoard is loaded, that there can be a directory to show and a port to show it at.
 
-    A directory that is not there yet is none of that: a sweep may be about to make it.
+    A directory that does not exist yet is accepted: a sweep may be about to make it.
+
+    Raises:
+        SettingError: DIR is a file, or the port cannot be used.
     """
     if directory.exists() and not directory.is_dir():
         raise SettingError("DIR", directory, "is a file: give a run, a sweep or any directory above them")
@@ -72,9 +75,12 @@ def serve(directory: Path, port: int) -> None:
     from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
     from tensorboard_data_server import server_binary
 
-    class InOrder(CustomScalarsPlugin):  # type: ignore[misc]  # which has no types
-        """Gives each run's tags in order. TensorBoard marks a chart's first ◼ and its second ◆; the data server has
-        another order for each run, so that the marks would not say which curve is training and which validation."""
+    class TagsInOrder(CustomScalarsPlugin):  # type: ignore[misc]  # which has no types
+        """Gives each run's tags in order.
+
+        TensorBoard marks a chart's first curve ◼ and its second ◆. The data server orders the tags differently in each
+        run, and then the marks would not say which curve is training and which is validation.
+        """
 
         def scalars_impl(self, *arguments: Any) -> dict[str, Any]:
             found: dict[str, Any] = super().scalars_impl(*arguments)
@@ -87,7 +93,7 @@ def serve(directory: Path, port: int) -> None:
         def print_serving_message(self) -> None:
             print(f"{contents(directory)}\n{self.get_url()} shows them until Ctrl-C", flush=True)
 
-    plugins = [InOrder if plugin is CustomScalarsPlugin else plugin for plugin in default.get_plugins()]
+    plugins = [TagsInOrder if plugin is CustomScalarsPlugin else plugin for plugin in default.get_plugins()]
     tensorboard = program.TensorBoard(plugins, server_class=Server)
     tensorboard.configure(
         logdir=os.fspath(directory),
@@ -115,7 +121,7 @@ def event_files(directory: Path) -> dict[Path, list[Path]]:
 
 
 def contents(directory: Path) -> str:
-    """What there is to show, and what of it is not: a sentence for each."""
+    """What is shown and what cannot be: a sentence for each."""
     files = event_files(directory)
     shown, without = sum(map(bool, files.values())), sum(not found for found in files.values())
     lines = [f"{shown} run{'' if shown == 1 else 's'} under {directory}"]
@@ -147,7 +153,7 @@ def ends_within_an_event(path: Path) -> bool:
 
 
 def with_landing(application: WSGI, directory: Path) -> WSGI:
-    """TensorBoard's application, with `LANDING` at its root: on the charts, or of many runs on their table."""
+    """TensorBoard's application with `LANDING` at its root, which opens the charts, or with many runs their table."""
 
     def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environment["PATH_INFO"] != "/" or environment.get("QUERY_STRING"):

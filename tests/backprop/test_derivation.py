@@ -2,10 +2,20 @@ import random
 import re
 
 import pytest
-from expressions import random_expression
+from backprop.expressions import random_expression
 from matplotlib.mathtext import MathTextParser
 
-from mnist_mlp.backprop.derivation import MAX_FACTORS, MAX_USES, Derivation, Latex, Text, dot, latex, markdown, terminal
+from mnist_mlp.backprop.derivation import (
+    MAX_FACTORS,
+    MAX_USES,
+    Derivation,
+    Latex,
+    Notation,
+    dot,
+    latex,
+    markdown,
+    terminal,
+)
 from mnist_mlp.backprop.expression import parse
 from mnist_mlp.backprop.passes import Passes, work
 from mnist_mlp.settings import compose_config
@@ -41,7 +51,7 @@ def passes_of(text: str, **values: float) -> Passes:
 
 def lines(text: str, **values: float) -> list[str]:
     """What the terminal shows, an equation a line."""
-    shown = terminal(Derivation(passes_of(text, **values), Text()).sections())
+    shown = terminal(Derivation(passes_of(text, **values), Notation()).sections())
     return [line.strip() for line in re.sub(r"\n +([=+])", r" \1", shown).split("\n")]
 
 
@@ -53,13 +63,13 @@ def report() -> Passes:
 
 @pytest.mark.parametrize("line", REPORT)
 def test_the_reports_lines(report: Passes, line: str) -> None:
-    sections = Derivation(report, Text()).sections()
+    sections = Derivation(report, Notation()).sections()
     assert f"\n  {line}\n" in terminal(sections)
     assert f"\n{line}\n" in markdown(report, sections, "proof")
 
 
 def test_the_order_is_the_reports(report: Passes) -> None:
-    sections = {section.title: section.lines for section in Derivation(report, Text()).sections()}
+    sections = {section.title: section.equations for section in Derivation(report, Notation()).sections()}
     assert list(sections) == [
         "Forward propagation",
         "Local derivatives",
@@ -67,7 +77,7 @@ def test_the_order_is_the_reports(report: Passes) -> None:
         "Gradients of the inputs",
         "Final gradients",
     ]
-    assert [line.parts[0] for line in sections["Gradients of the intermediate values"]] == [
+    assert [equation.parts[0] for equation in sections["Gradients of the intermediate values"]] == [
         f"∂f/∂{name}" for name in "prqtsg"
     ]
 
@@ -97,16 +107,16 @@ def test_every_equation_is_true(seed: int) -> None:
     text, values = random_expression(random.Random(seed))
     passes = work(parse(text), values)
     checked = 0
-    for section in Derivation(passes, Text()).sections()[2:4]:
-        for line in section.lines:
+    for section in Derivation(passes, Notation()).sections()[2:4]:
+        for equation in section.equations:
             scale = 0.0
-            for part in line.parts[1:]:
+            for part in equation.parts[1:]:
                 arithmetic = part.replace("−", "-").replace("·", "*").replace("\n", " ")
                 if not re.search(r"[A-Za-z∂…]", re.sub(r"\de[+-]\d", "", arithmetic)):
                     terms = [eval(term.strip(" +")) for term in arithmetic.split(" + ")]
                     scale = max(scale, sum(map(abs, terms)))
-                    final = float(line.parts[-1].replace("−", "-"))
-                    assert sum(terms) == pytest.approx(final, abs=1e-4 * scale + 1e-12), (text, line)
+                    final = float(equation.parts[-1].replace("−", "-"))
+                    assert sum(terms) == pytest.approx(final, abs=1e-4 * scale + 1e-12), (text, equation)
                     checked += 1
     assert checked
 
@@ -155,20 +165,21 @@ def test_latex_says_it_as_the_report_does(report: Passes) -> None:
 def test_more_paths_than_can_be_written_are_explained_by_what_uses_the_node() -> None:
     # 2**60 paths from x.
     text = "h0 = x\n" + "\n".join(f"h{i + 1} = sin(h{i}) + h{i}" for i in range(60))
-    sections = Derivation(passes_of(text, x=0.1), Text()).sections()
-    line = next(line for section in sections for line in section.lines if line.parts[0] == "∂h60/∂x" and line.note)
-    assert line.note == "too many paths to write out: from the gradients of what uses it"
-    assert line.parts[1] == "∂h60/∂v1 · ∂v1/∂x\n+ ∂h60/∂h1 · ∂h1/∂x"
-    assert max(part.count("∂") for s in sections for l in s.lines for part in l.parts) <= 4 * MAX_FACTORS  # noqa: E741
+    sections = Derivation(passes_of(text, x=0.1), Notation()).sections()
+    equations = [equation for section in sections for equation in section.equations]
+    (over_uses,) = (equation for equation in equations if equation.parts[0] == "∂h60/∂x" and equation.note)
+    assert over_uses.note == "too many paths to write out: from the gradients of what uses it"
+    assert over_uses.parts[1] == "∂h60/∂v1 · ∂v1/∂x\n+ ∂h60/∂h1 · ∂h1/∂x"
+    assert max(part.count("∂") for equation in equations for part in equation.parts) <= 4 * MAX_FACTORS
 
 
 def test_more_uses_than_can_be_written_are_counted() -> None:
     text = " + ".join(["x*x"] * 30)
-    line = Derivation(passes_of(text, x=1), Text()).sections()[3].lines[0]
-    assert line.note.endswith("60 uses")
-    assert line.parts[1].count("+") == MAX_USES
-    assert line.parts[1].endswith("…")
-    assert line.parts[-1] == "60"
+    equation = Derivation(passes_of(text, x=1), Notation()).sections()[3].equations[0]
+    assert equation.note.endswith("60 uses")
+    assert equation.parts[1].count("+") == MAX_USES
+    assert equation.parts[1].endswith("…")
+    assert equation.parts[-1] == "60"
 
 
 @pytest.mark.parametrize(
@@ -183,14 +194,14 @@ def test_more_uses_than_can_be_written_are_counted() -> None:
 def test_the_length_grows_with_the_graph_and_not_with_its_paths(text: str) -> None:
     graph = parse(text)
     passes = work(graph, {node.name: 1.0 for node in graph.nodes if node.operation == "input"})
-    for style in (Text(), Latex()):
-        sections = Derivation(passes, style).sections()
-        longest = max(sum(map(len, line.parts)) for section in sections for line in section.lines)
+    for notation in (Notation(), Latex()):
+        sections = Derivation(passes, notation).sections()
+        longest = max(sum(map(len, equation.parts)) for section in sections for equation in section.equations)
         assert longest < 12_000
 
 
 def test_numbers() -> None:
-    assert [Text().number(value) for value in (-0.0, 0.1 + 0.2, -1e-7, 123456789.0)] == [
+    assert [Notation().number(value) for value in (-0.0, 0.1 + 0.2, -1e-7, 123456789.0)] == [
         "0",
         "0.3",
         "−1e−07",

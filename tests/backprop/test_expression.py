@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from expressions import NAMESPACE, random_expression
+from backprop.expressions import NAMESPACE, random_expression
 
 from mnist_mlp.backprop.expression import ExpressionError, parse
 from mnist_mlp.backprop.passes import work

@@ -6,13 +6,15 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from expressions import random_expression
+from backprop.expressions import random_expression
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from mnist_mlp.backprop.expression import parse
-from mnist_mlp.backprop.graph import Layout, draw, final, frames, png, svg
+from mnist_mlp.backprop.graph import final, frame_figure, frames
+from mnist_mlp.backprop.layout import Layout
 from mnist_mlp.backprop.passes import Passes, work
+from mnist_mlp.drawing.figure import png, svg
 from mnist_mlp.settings import compose_config
 
 EXPRESSIONS = {
@@ -71,7 +73,7 @@ def test_frames_add_up_to_the_final_picture(text: str) -> None:
 
 
 def texts_of(passes: Passes, last: bool = True) -> list[str]:
-    figure = draw(Layout(passes), final(passes) if last else frames(passes)[0])
+    figure = frame_figure(Layout(passes), final(passes) if last else frames(passes)[0])
     return [text.get_text() for text in figure.axes[0].texts]
 
 
@@ -112,7 +114,7 @@ def check_nothing_collides(passes: Passes) -> None:
         assert box[2] < layout.width
         assert box[3] < layout.height
     # As matplotlib measures the text: within its box, or on its edge clear of every box and of every other text.
-    figure = draw(layout, final(passes))
+    figure = frame_figure(layout, final(passes))
     renderer = FigureCanvasAgg(figure).get_renderer()
     dpi = figure.dpi
     extents = {}
@@ -171,15 +173,16 @@ def test_a_tree_is_drawn_without_crossings(report: Passes) -> None:
 
 
 def test_pictures_are_whole_and_the_same_every_time(report: Passes) -> None:
-    with Image.open(io.BytesIO(png(draw(Layout(report), final(report))))) as image:
+    with Image.open(io.BytesIO(png(frame_figure(Layout(report), final(report))))) as image:
         image.load()
         assert image.width > 1000
     code = (
         "import hashlib\n"
         "from mnist_mlp.backprop.expression import parse; from mnist_mlp.backprop.passes import work\n"
-        "from mnist_mlp.backprop.graph import *\n"
+        "from mnist_mlp.backprop.graph import final, frame_figure; from mnist_mlp.backprop.layout import Layout\n"
+        "from mnist_mlp.drawing.figure import svg\n"
         "passes = work(parse('x*x + sin(x)/y - max(x,y)*relu(2-x)'), {'x': 1.2, 'y': 2})\n"
-        "print(hashlib.sha256(svg(draw(Layout(passes), final(passes)))).hexdigest())\n"
+        "print(hashlib.sha256(svg(frame_figure(Layout(passes), final(passes)))).hexdigest())\n"
     )
     runs = [
         subprocess.run(
@@ -188,4 +191,4 @@ def test_pictures_are_whole_and_the_same_every_time(report: Passes) -> None:
         for seed in ("1", "2")
     ]
     assert runs[0] == runs[1]
-    assert svg(draw(Layout(report), final(report))).startswith(b"<?xml")
+    assert svg(frame_figure(Layout(report), final(report))).startswith(b"<?xml")

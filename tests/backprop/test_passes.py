@@ -2,7 +2,7 @@ import random
 
 import pytest
 import torch
-from expressions import NAMESPACE, random_expression
+from backprop.expressions import NAMESPACE, random_expression
 from omegaconf import OmegaConf
 
 from mnist_mlp.backprop.expression import ExpressionError, parse

@@ -3,18 +3,19 @@
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import Command
+from omegaconf import DictConfig
 
 from mnist_mlp.benchmark import command as benchmark
 from mnist_mlp.benchmark import peers
-from mnist_mlp.benchmark.command import Contender, chart, ratios, spread, table
-from mnist_mlp.datamodule import MNISTDataModule
+from mnist_mlp.benchmark.command import Contender, chart, ratios, seconds_table, spread
+from mnist_mlp.settings import compose_config
 
 
 class EnoughError(Exception):
@@ -43,20 +44,12 @@ PEERS = {name: train for name, train in peers.CONTENDERS.items() if not name.sta
 
 @pytest.mark.filterwarnings("ignore")  # as in the contender's process
 @pytest.mark.parametrize("train", PEERS.values(), ids=PEERS)
-def test_a_peer_trains(
-    monkeypatch: pytest.MonkeyPatch, tiny_root: Path, train: Callable[[peers.Pace, Sequence[int]], None]
-) -> None:
+def test_a_peer_trains(tiny: list[str], train: Callable[[peers.Pace, DictConfig], None]) -> None:
     """Three epochs of a thousand images: from a loss of about ln 10, that of a guess, to less than half of it."""
-
-    def tiny() -> MNISTDataModule:
-        return MNISTDataModule(root=str(tiny_root), test_size=200, mean=peers.MEAN, std=peers.STD)
-
-    monkeypatch.setattr(peers, "MNISTDataModule", lambda **_: tiny())
-    monkeypatch.setattr(peers, "IMAGES", 1000)
     pace = ThreeEpochs()
     torch.manual_seed(0)
     with pytest.raises(EnoughError):
-        train(pace, (64, 32))
+        train(pace, compose_config([*tiny, "model.hidden=[64,32]"]))
     assert len(pace.reports) == 3
     assert all(report["train"] > 0 for report in pace.reports)
     if train is not peers.arithmetic:
@@ -65,7 +58,7 @@ def test_a_peer_trains(
 
 def test_this_project_is_measured_through_mnist_train() -> None:
     """In a process of its own, as the benchmark does; its whole epoch has the training epoch in it."""
-    contender = Contender("this project", (8,), threads=1)
+    contender = Contender("this project", ["model.hidden=[8]"], threads=1)
     try:
         first, second = contender.epoch(), contender.epoch()
     finally:
@@ -77,13 +70,13 @@ def test_this_project_is_measured_through_mnist_train() -> None:
     assert second["loss"] < first["loss"] < math.log(10)
 
 
-def test_a_contender_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_contender_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     epochs = {
         "plain tensor loop": [{"train": seconds, "whole": None} for seconds in (9.0, 2.0, 4.0)],
         "this project": [{"train": seconds, "whole": 2 * seconds} for seconds in (9.0, 1.0, 4.0)],
         "JAX lax.scan": [{"error": "ModuleNotFoundError: No module named 'jax'"}],
     }
-    view = table("network_a", epochs)
+    view = seconds_table("network_a", epochs)
     cells = [[str(cell) for cell in column.cells] for column in view.columns]
     assert cells[0] == ["this project", "plain tensor loop", "JAX lax.scan"]  # 2.5 s, 3 s, none
     assert cells[1] == ["2.50 ± 2.12", "3.00 ± 1.41", "not measured: ModuleNotFoundError: No module named 'jax'"]

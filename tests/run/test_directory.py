@@ -8,10 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from mnist_mlp.run.directory import RunDirectory, durable_write, metrics_csv
-from mnist_mlp.run.identity import other_settings
+from mnist_mlp.run.identity import fingerprint, other_settings
 from mnist_mlp.run.records import read_record
 from mnist_mlp.settings import SettingError
-from mnist_mlp.sweeps.launcher import _fingerprint
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -93,4 +92,4 @@ def test_a_setting_that_came_after_a_run_is_as_null() -> None:
     other = OmegaConf.create({"seed": 0, "data": {"batch_size": 64, "validation_size": 100}})
     assert other_settings(older, newer) == {}
     assert other_settings(older, other) == {"data.validation_size": (None, 100)}
-    assert _fingerprint(older) == _fingerprint(newer) != _fingerprint(other)
+    assert fingerprint(older) == fingerprint(newer) != fingerprint(other)

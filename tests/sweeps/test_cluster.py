@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import Command, deterministic, epochs, holder, processes, start, statuses, until
+from helpers import Command, deterministic, epochs, holder, processes, started, statuses, until
 
-from mnist_mlp.sweeps.cluster import SLURM_COMMANDS
+from mnist_mlp.sweeps.slurm import SLURM_COMMANDS
 
 SWEEP = ["-m", "sweep=s", "seed=0,1"]
 
@@ -46,30 +46,26 @@ def test_a_machine_without_slurms_commands_or_accounting_starts_nothing(command:
     assert [entry.name for entry in tmp_path.iterdir()] == ["bin"]
 
 
+ONE_DEVICE = "a run uses one device; a sweep puts its runs on several"
+UNUSABLE = {
+    ("trainer.devices=2", "trainer.strategy=ddp"): f"trainer.devices=2: must be 1: {ONE_DEVICE}\n",
+    ("trainer.strategy=ddp",): f"trainer.strategy=ddp: must be auto: {ONE_DEVICE}\n",
+    ("trainer.accelerator=gpu",): "trainer.accelerator=gpu: PyTorch finds no such device on this machine: use cpu, "
+    "or auto\n",
+}
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (
-            ["trainer.devices=2", "trainer.strategy=ddp"],
-            "trainer.devices=2: must be 1: a run uses one device; a sweep puts its runs on several",
-        ),
-        (
-            ["trainer.strategy=ddp"],
-            "trainer.strategy=ddp: must be auto: a run uses one device; a sweep puts its runs on several",
-        ),
-        (
-            ["trainer.accelerator=gpu"],
-            "trainer.accelerator=gpu: PyTorch finds no such device on this machine: use cpu, or auto",
-        ),
-        (["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=0"], "hydra.launcher.timeout_min=0: must be a "),
+        *(((f"hydra/launcher={name}", *bad), said) for name in ("process", "basic") for bad, said in UNUSABLE.items()),
+        (("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=0"), "hydra.launcher.timeout_min=0: must be a "),
     ],
 )
-@pytest.mark.parametrize("launcher", ["process", "basic"])
-def test_devices_that_a_run_cannot_use_start_nothing(
-    command: Command, tmp_path: Path, launcher: str, settings: list[str], sentence: str
+def test_what_no_job_can_use_starts_nothing(
+    command: Command, tmp_path: Path, settings: tuple[str, ...], sentence: str
 ) -> None:
-    chosen = [] if settings[0].startswith("hydra/launcher") else [f"hydra/launcher={launcher}"]
-    done = command("mnist-train", *SWEEP, *chosen, *settings, CUDA_VISIBLE_DEVICES="")
+    done = command("mnist-train", *SWEEP, *settings, CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(sentence)
     assert done.stderr.count("\n") == 1
@@ -87,19 +83,19 @@ def test_a_sweep_on_ray_with_a_killed_and_a_stopped_job_ends_like_a_local_one(
     on_ray = [*arguments, "sweep=ray", "hydra/launcher=ray"]
     directory = tmp_path / "logs" / "sweeps" / "ray"
 
-    process = start(on_ray, tmp_path)
-    until(lambda: sum(epochs(directory / f"seed={seed}") > 10 for seed in range(3)) >= 1, "ten epochs", 120)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert set(statuses(directory).values()) == {"interrupted"}
-    until(lambda: not processes(tmp_path), "Ray has gone with the sweep")
+    with started(on_ray, tmp_path) as process:
+        until(lambda: sum(epochs(directory / f"seed={seed}") > 10 for seed in range(3)) >= 1, "ten epochs")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 130, told
+        assert set(statuses(directory).values()) == {"interrupted"}
+        until(lambda: not processes(tmp_path), "Ray has gone with the sweep")
 
-    process = start(on_ray, tmp_path)
-    until(lambda: "seed=2" in statuses(directory) and epochs(directory / "seed=2") > 10, "ten epochs of one", 120)
-    os.kill(holder(directory / "seed=2"), signal.SIGKILL)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 1, told
+    with started(on_ray, tmp_path) as process:
+        until(lambda: "seed=2" in statuses(directory) and epochs(directory / "seed=2") > 10, "ten epochs of one")
+        os.kill(holder(directory / "seed=2"), signal.SIGKILL)
+        _, told = process.communicate(timeout=240)
+        assert process.returncode == 1, told
     assert statuses(directory) == {"seed=0": "completed", "seed=1": "completed", "seed=2": "failed"}
     assert "failed seed=2: Ray says WorkerCrashedError" in told
 

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Command, processes, start, statuses, until
+from helpers import Command, processes, started, statuses, until
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_mlp.run.directory import metrics_csv
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.settings import SettingError, flatten
+from mnist_mlp.sweeps.compose import Composer
+from mnist_mlp.sweeps.jobs import Job
 from mnist_mlp.sweeps.search import Search, Trial, check_search
 from mnist_mlp.sweeps.study import STUDY, close, conclude, open_study, ranking, trials_of
-from mnist_mlp.sweeps.view import Job
 
 NOTHING_BUT_LR = [
     f"search.space.{name}=null" for name in ("optimizer.weight_decay", "model.dropout", "data.batch_size")
@@ -34,20 +36,20 @@ BAD_INPUT = {
     "may not decide about settings",
     "optimizer.lr=0.1": "optimizer.lr=0.1: is what the search looks for: leave it out, or say "
     "search.space.optimizer.lr=null",
-    "+search.space.optimizer.rate={low: 1, high: 2}": 'search.space.optimizer.rate={"low":1,"high":2}: there is no '
+    "+search.space.optimizer.rate={low: 1, high: 2}": "search.space.optimizer.rate={low:1,high:2}: there is no "
     "setting optimizer.rate; did you mean",
-    "+search.space.trainer.lr={low: 1, high: 2}": 'search.space.trainer.lr={"low":1,"high":2}: there is no setting '
+    "+search.space.trainer.lr={low: 1, high: 2}": "search.space.trainer.lr={low:1,high:2}: there is no setting "
     "trainer.lr; did you mean optimizer.lr?",
-    "+search.space.data.test_size={low: 1, high: 2}": 'search.space.data.test_size={"low":1,"high":2}: cannot '
+    "+search.space.data.test_size={low: 1, high: 2}": "search.space.data.test_size={low:1,high:2}: cannot "
     "be searched: the trials could not be compared",
     "search.space.optimizer.lr.low=0.01": "search.space.optimizer.lr.low=0.01: must be below "
     "search.space.optimizer.lr.high=0.01",
     "search.space.optimizer.lr.low=0": "search.space.optimizer.lr.low=0: must be above 0 on a logarithmic scale",
-    "search.space.optimizer.lr.high=much": 'search.space.optimizer.lr.high="much": must be a number',
+    "search.space.optimizer.lr.high=much": "search.space.optimizer.lr.high=much: must be a number",
     "search.space.optimizer.lr.log=1": "search.space.optimizer.lr.log=1: must be true or false",
     "search.space.optimizer.lr=3": "search.space.optimizer.lr=3: must be an interval, such as {low: 0.1, high: 0.5}, "
     "or choices, such as {choices: [1, 2]}",
-    "~search.space.optimizer.lr.low": 'search.space.optimizer.lr={"high":0.01,"log":true}: must be an interval',
+    "~search.space.optimizer.lr.low": "search.space.optimizer.lr={high:0.01,log:true}: must be an interval",
     "search.space.model.dropout.high=1.5": "search.space.model.dropout.high=1.5: model.dropout must be a number of at "
     "least 0 and below 1",
     "search.space.data.batch_size.choices=[]": "search.space.data.batch_size.choices=[]: must have at least one value",
@@ -108,7 +110,7 @@ class Played:
         if hasattr(self, "search"):
             close(self.search.storage)
         loader = GlobalHydra.instance().config_loader()
-        self.search = Search(self.config, loader, ["search=tpe", *self.overrides], self.directory)
+        self.search = Search(Composer(self.config, loader, self.directory), ["search=tpe", *self.overrides])
         return self.search
 
     def job(self, trial: Trial, values: list[float], status: str = "completed", error: str = "") -> Job:
@@ -133,7 +135,8 @@ class Played:
         return job
 
     def given(self, trial: Trial) -> dict[str, Any]:
-        return {name: json.loads(value) for name, value in (text.split("=", 1) for text in trial.overrides)}
+        given = OverridesParser.create().parse_overrides(trial.overrides)
+        return {override.key_or_group: override.value() for override in given}
 
     def trials(self) -> list[FrozenTrial]:
         return list(trials_of(self.search.study).values())
@@ -235,7 +238,7 @@ def test_a_pruned_job_says_so(played: Callable[..., Played]) -> None:
     trial = search.search.ask()
     assert trial is not None
     job = search.job(trial, [0.75], "running")
-    assert search.search.is_hopeless(job)
+    assert search.search.should_stop(job)
     search.restarted()  # killed before the job had stopped: it is pruned all the same
     job = search.job(trial, [0.75, 0.99], "interrupted", "InterruptionError: stopped by SIGTERM")
     search.search.tell(job)
@@ -260,7 +263,7 @@ def test_the_last_epoch_prunes_nothing_and_a_kill_forgets_no_epoch(played: Calla
     study, storage = search.search.study, search.search.storage
     storage.set_trial_intermediate_value(study.trials[-1]._trial_id, 1, 0.4)  # noted, and killed before it was judged
     job = search.job(trial, [0.4], "running")
-    assert search.restarted().is_hopeless(job)
+    assert search.restarted().should_stop(job)
 
 
 def test_what_failed_is_tried_again_but_not_a_loss_that_is_not_finite(played: Callable[..., Played]) -> None:
@@ -271,7 +274,7 @@ def test_what_failed_is_tried_again_but_not_a_loss_that_is_not_finite(played: Ca
         assert trial is not None
         names.append(trial)
         search.search.tell(search.job(trial, [0.5], "failed" if error else "interrupted", error))
-    assert search.search.progress() == "3 of 6 trials: 0 complete, 2 failed, 1 unfinished"
+    assert search.search.result() == "3 of 6 trials: 0 complete, 2 failed, 1 unfinished"
     search.restarted()
     assert [search.search.ask(), search.search.ask()] == names[1:]  # the same values in the same directories
     search.search.tell(search.job(names[1], [0.5, 0.6, 0.55]))
@@ -279,7 +282,7 @@ def test_what_failed_is_tried_again_but_not_a_loss_that_is_not_finite(played: Ca
     following = search.restarted().ask()
     assert following is not None
     assert following.name == "trial=003"
-    assert search.search.progress() == "4 of 6 trials: 1 complete, 2 failed, 1 unfinished"
+    assert search.search.result() == "4 of 6 trials: 1 complete, 2 failed, 1 unfinished"
 
 
 def test_a_study_of_another_search_is_refused(played: Callable[..., Played], tmp_path: Path) -> None:
@@ -365,11 +368,10 @@ def test_killed_twice_it_ends_with_every_trial_and_the_best_is_repeated_exactly(
             found = list(statuses(directory).values())
             return "running" in found and len(found) - found.count("running") >= ended
 
-        killed = start(arguments, tmp_path)
-        until(underway, "a trial after others")
-        killed.kill()
-        killed.communicate()
-        until(lambda: not processes(tmp_path), "every process has gone with the search", 15)
+        with started(arguments, tmp_path) as process:
+            until(underway, "a trial after others")
+            process.kill()
+            until(lambda: not processes(tmp_path), "every process has gone with the search")
     done = command("mnist-train", *arguments)
     assert done.returncode == 0, done.stderr
     assert "12 of 12 trials" in done.stderr

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import Command, deterministic, epochs, files, holder, start, statuses, until
+from helpers import Command, deterministic, epochs, files, holder, started, statuses, until
 
 Begin = Callable[..., "subprocess.Popen[str]"]
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
@@ -164,21 +164,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Iterator[Begin]:
-    """`begin(*arguments)` starts `mnist-train`; where the test fails meanwhile, it is ended."""
+    """`begin(*arguments)` starts `mnist-train`, which is ended with the test."""
     with contextlib.ExitStack() as left:
-
-        def begin(*arguments: str) -> "subprocess.Popen[str]":
-            process = start(list(arguments), tmp_path)
-            left.callback(process.wait)
-            left.callback(process.kill)
-            return process
-
-        yield begin
+        yield lambda *arguments: left.enter_context(started(list(arguments), tmp_path))
 
 
 def until_it(process: "subprocess.Popen[str]", condition: Callable[[], object], what: str) -> None:
     """As `until`, while the sweep's process runs."""
-    until(lambda: process.poll() is not None or condition(), what, 120)
+    until(lambda: process.poll() is not None or condition(), what)
     assert process.poll() is None, process.communicate()
 
 
@@ -259,7 +252,7 @@ def test_ctrl_c_takes_the_jobs_back_and_a_killed_sweep_leaves_them(
     process = begin(*arguments, "sweep=stopped")
     until_it(process, lambda: all(epochs(directory / f"seed={seed}") for seed in (0, 1)), "an epoch of two jobs")
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=120)
     assert process.returncode == 143
     assert not queue()
     assert statuses(directory) == {"seed=0": "interrupted", "seed=1": "interrupted"}

@@ -7,7 +7,8 @@ from rich.console import Console
 from mnist_mlp.run.directory import metrics_csv
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.run.records import last_row
-from mnist_mlp.sweeps.view import Job, SweepView
+from mnist_mlp.sweeps.jobs import Job
+from mnist_mlp.sweeps.view import SweepView
 
 
 def job(path: Path, number: int, state: str, epochs: int = 0) -> Job:

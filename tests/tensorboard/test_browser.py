@@ -20,7 +20,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.run.records import find_runs, read_record
-from mnist_mlp.tensorboard.events import METRICS
+from mnist_mlp.tensorboard.content import HPARAMS_METRICS
 
 pytestmark = pytest.mark.browser
 
@@ -158,10 +158,10 @@ def test_a_row_of_the_table_is_a_run(
     query = page.locator("tf-hparams-query-pane")
     boxes = query.locator("paper-checkbox")
     names = [name.strip() for name in boxes.all_inner_texts()]
-    assert set(names) >= SETTINGS | set(METRICS)
+    assert set(names) >= SETTINGS | set(HPARAMS_METRICS)
     assert "hp_metric" not in " ".join(names)
     for shown, name in enumerate(names):  # every column; TensorBoard itself shows the first five of each kind
-        if name in SETTINGS | set(METRICS) and boxes.nth(shown).get_attribute("aria-checked") != "true":
+        if name in SETTINGS | set(HPARAMS_METRICS) and boxes.nth(shown).get_attribute("aria-checked") != "true":
             boxes.nth(shown).click()
     first = table.locator(".table-cell", has_text="/tensorboard")
     assert sorted({name.strip() for name in first.all_inner_texts()}) == sorted(runs)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import COMPILED, COMPILER, Runner, accumulated, steps
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_curve
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.context import RequestContext
@@ -14,12 +14,14 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 from torchvision import datasets
 
 from mnist_mlp.backbone import MLP
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.settings import compose_config
-from mnist_mlp.tensorboard.events import METRICS, Writer, confusion, f1_scores
+from mnist_mlp.tensorboard.content import HPARAMS_METRICS, confusion, f1_scores
+from mnist_mlp.tensorboard.writer import EventWriter
 from mnist_mlp.train import train
 
 EVERYTHING = (
@@ -132,7 +134,7 @@ def test_the_numbers_are_those_of_scikit_learn(watched: Finished, tiny_root: Pat
     events = accumulated(watched[0])
     for digit, expected in enumerate(f1_score(labels, guesses, average=None, labels=range(10), zero_division=0)):
         assert events.Scalars(f"val/f1/{digit}")[-1].value == pytest.approx(expected, abs=1e-6)
-    last = {tag: events.Scalars(tag)[-1].value for tag in METRICS}
+    last = {tag: events.Scalars(tag)[-1].value for tag in HPARAMS_METRICS}
     assert last["gap/loss"] == pytest.approx(last["val/loss"] - events.Scalars("train/loss")[-1].value, abs=1e-6)
     assert last["best/accuracy"] == pytest.approx(watched[1]["best"]["val/accuracy"])
     assert last["best/epoch"] == watched[1]["best"]["epoch"]
@@ -267,7 +269,7 @@ def test_hparams_have_a_row_for_each_run_and_the_same_columns_for_all(
     config.model, config.network = CONVOLUTIONAL, "convolutional"
     train(config)
     with pytest.raises(RuntimeError, match="on purpose"):
-        run("+callbacks.fails._target_=test_events.Fails", f"run_dir={tmp_path / 'd'}")
+        run(f"+callbacks.fails._target_={__name__}.Fails", f"run_dir={tmp_path / 'd'}")
     rows = table(tmp_path)
     assert rows.keys() == {"a/tensorboard", "nested/b/tensorboard", "c/tensorboard", "d/tensorboard"}
     settings, metrics, status = rows["a/tensorboard"]
@@ -284,7 +286,7 @@ def test_hparams_have_a_row_for_each_run_and_the_same_columns_for_all(
         "seed": 0,
         "epochs": 2,
     }
-    assert metrics.keys() == set(METRICS)
+    assert metrics.keys() == set(HPARAMS_METRICS)
     assert metrics["test/accuracy"] == pytest.approx(record["test"]["last"]["accuracy"])
     assert metrics["val/f1"] == pytest.approx(record["final"]["val/f1"])
     assert status == api_pb2.STATUS_SUCCESS
@@ -297,7 +299,7 @@ def test_hparams_have_a_row_for_each_run_and_the_same_columns_for_all(
     assert "weights/first_layer" not in steps(tmp_path / "c")
     # Of a run that has not ended there is what it has.
     _, metrics, status = rows["d/tensorboard"]
-    assert metrics.keys() == set(METRICS) - {"test/accuracy"}
+    assert metrics.keys() == set(HPARAMS_METRICS) - {"test/accuracy"}
     assert status == api_pb2.STATUS_UNKNOWN
 
 
@@ -322,7 +324,7 @@ def test_a_backbone_that_cannot_be_drawn_is_trained_all_the_same(
     tiny: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose_config([*tiny, *EVERYTHING, f"run_dir={tmp_path / 'r'}"])
-    config.model, config.network = {"_target_": "test_events.Awkward"}, "awkward"
+    config.model, config.network = {"_target_": f"{__name__}.Awkward"}, "awkward"
     monkeypatch.setattr("mnist_mlp.tensorboard.pictures.confusion_matrix", lambda *_: 1 / 0)
     with caplog.at_level(logging.WARNING):
         assert train(config)["status"] == "completed"
@@ -332,6 +334,45 @@ def test_a_backbone_that_cannot_be_drawn_is_trained_all_the_same(
         "TensorBoard: no picture val/confusion_matrix (ZeroDivisionError: division by zero)",
     ]
     assert steps(tmp_path / "r")["val/reliability"] == [1, 2, 3]
+
+
+class Own(LightningDataModule):
+    """A user's: nothing but the loaders, made the way most people make them."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__()
+        halves = [datasets.MNIST(root, train=train) for train in (True, False)]
+        self.halves = [TensorDataset(half.data[:, None] / 255, half.targets) for half in halves]
+
+    def train_dataloader(self) -> Any:
+        # The classifier takes a group of minibatches at each step.
+        return DataLoader(self.halves[0], 64, collate_fn=lambda samples: [default_collate(samples)])
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.halves[1], 100)
+
+    test_dataloader = val_dataloader
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_data_module_of_ones_own_is_shown_without_what_needs_its_images(
+    tiny: list[str], tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = compose_config([*tiny, *EVERYTHING, f"run_dir={tmp_path / 'r'}"])
+    config.data = {"_target_": f"{__name__}.Own", "root": str(tiny_root)}
+    with caplog.at_level(logging.WARNING):
+        assert train(config)["status"] == "completed"
+    said = [record.getMessage() for record in caplog.records if record.name == "mnist_mlp.tensorboard.events"]
+    assert said == [
+        "TensorBoard: Own is not an MNISTDataModule, which has its images in `splits`: no F1 of each digit, no "
+        "pictures of images and predictions, no precision-recall curves, histograms or embeddings"
+    ]
+    shown = steps(tmp_path / "r")
+    for tag in (*COLUMNS[1:], "gap/loss", "best/accuracy", "dead_relu/layers.2", "weights/first_layer"):
+        assert shown[tag] == [1, 2, 3], tag
+    assert shown["run/architecture"] == [0]
+    assert shown["test/accuracy"] == [3]
+    assert not shown.keys() & {*PICTURES[:3], "pr/7", "run/training_images", "val/f1/3", "weights/layers.1.weight"}
 
 
 def test_what_is_shown_is_no_setting_of_the_run(run: Runner, watched: Finished) -> None:
@@ -353,7 +394,7 @@ def test_a_callback_that_asks_for_lightnings_logger_has_one(run: Runner) -> None
 def test_the_later_session_counts_however_quickly_it_came(tmp_path: Path) -> None:
     """File names of TensorBoard's own writers have seconds and then the process's number, 10 before 9."""
     for _ in range(12):
-        writer = Writer(tmp_path / "tensorboard", "epochs", purge_step=1)
+        writer = EventWriter(tmp_path / "tensorboard", "epochs", purge_step=1)
         writer.add_scalar("a", 0.0, 1)
         writer.close()
     assert steps(tmp_path) == {"a": [1]}
