@@ -14,8 +14,8 @@ help:  ## list the targets
 sweep: .venv/installed  ## train both networks in both experiments and print the table; EPOCHS=500 for the report's length
 	$(BIN)/mnist-train -m sweep=report_$(EPOCHS)_epochs $(SWEEP) trainer.max_epochs=$(EPOCHS)
 
-# One sweep after the other; the same command goes on where it stopped. Compiled steps: a third to a half of the time.
-PAPER = $(BIN)/mnist-train -m trainer.compile=true model=network_a,network_b sweep=paper_$(EPOCHS)_epochs
+# One sweep after the other; the same command goes on where it stopped.
+PAPER = $(BIN)/mnist-train -m model=network_a,network_b sweep=paper_$(EPOCHS)_epochs
 paper: EPOCHS = 500
 paper: .venv/installed  ## the report's experiments at full length and over five seeds, judged; EPOCHS=20: a shorter one
 	$(PAPER)/long experiment=baseline,dropout_scheduler,dropout_as_run trainer.max_epochs=$(EPOCHS)

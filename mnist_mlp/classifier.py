@@ -113,7 +113,7 @@ class Classifier(LightningModule):
         self.steps, self.threads = steps, threads
         self.compiled: CompiledSteps | None = None
         self.native = NativeSteps(backbone, threads=threads) if steps == "native" else None
-        self.active: list[Tensor] | None = None  # what native steps say of the last batch that was evaluated
+        self.active: list[Tensor] = []  # of native steps: the hidden units above 0 for the last batch evaluated
         self.metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),

@@ -322,6 +322,9 @@ def settle(config: DictConfig) -> None:
     Raises:
         SettingError: a setting breaks its rule.
     """
+    if "compile" in config.trainer:  # a record from before there was trainer.steps
+        config.trainer.steps = "compiled" if config.trainer.compile else "eager"
+        del config.trainer["compile"]
     check(config)
     OmegaConf.resolve(config)
     if config.data.get("_target_") == OUR_DATA and config.data.get("root") is not None:

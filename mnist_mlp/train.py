@@ -96,7 +96,7 @@ def build(config: DictConfig, run: RunDirectory, signals: StopSignals, opened: E
     # Network B's epochs take a quarter longer from the second on.
     torch.set_flush_denormal(True)
     # deterministic=true has PyTorch fill each new tensor, which nothing here reads before it is written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     checkpoint = read_checkpoint(run.last, "run_dir") if run.last.exists() else None
     if checkpoint:
         run.refuse_checkpoint(checkpoint, config)

@@ -26,7 +26,7 @@ from mnist_mlp.settings import compose_config
 ROOT = Path(__file__).parents[1]
 PACKAGE_FILES = ROOT / "mnist_mlp" / "mnist"
 COMPILER = shutil.which("g++") is not None
-COMPILED = ("trainer.compile=true", "model.hidden=[16,16]", "data.batch_size=32")
+COMPILED = ("trainer.steps=compiled", "model.hidden=[16,16]", "data.batch_size=32")
 
 Runner = Callable[..., tuple[Path, dict[str, Any]]]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

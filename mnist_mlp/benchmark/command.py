@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import product
+from itertools import pairwise, product
+from math import ceil
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -26,9 +27,15 @@ from rich.table import Table
 from mnist_mlp.run.directory import durable_write
 from mnist_mlp.settings import SettingError, make_directory, one_sentence
 
-PLAIN, ARITHMETIC = "plain tensor loop", "arithmetic alone"
-OURS = ("this project", "this project, compiled")
+PLAIN, JAX = "plain tensor loop", "JAX lax.scan"
+OURS = ("this project", "this project, compiled", "this project, eager")
 NETWORKS = ("network_a", "network_b")
+SETUPS = {
+    "Network A": ["model=network_a"],
+    "Network B": ["model=network_b"],
+    "Network A, dropout 0.3": ["model=network_a", "model.dropout=0.3"],
+    "Network B, dropout 0.3": ["model=network_b", "model.dropout=0.3"],
+}
 PEERS = {"scikit-learn": "sklearn", "jax": "jax"}  # the extra `benchmark`, by the names of their modules
 SECTIONS = ("peers", "sweep", "steady")
 
@@ -81,9 +88,12 @@ def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) 
     }
     status = 0
     if "peers" in sections:
-        results["peers"] = {network: peers(network, epochs, threads, console) for network in NETWORKS}
+        results["peers"] = {name: peers(name, epochs, threads, console) for name in SETUPS}
         for name, epochs_of in results["peers"].items():
             console.print(seconds_table(name, epochs_of))
+            if share := peak_share(SETUPS[name], after_the_first(epochs_of).get(OURS[0], []), threads):
+                results.setdefault("peak_share", {})[name] = share
+                console.print(f"{OURS[0]}: {share:.0%} of the fused multiply-adds that this processor can make")
             status |= any("error" in epoch for measured in epochs_of.values() for epoch in measured)
         chart(results["peers"], output / "benchmark.png")
     if "sweep" in sections:
@@ -129,8 +139,8 @@ class Contender:
 
 
 @contextmanager
-def contenders(names: Sequence[str], network: str, threads: int) -> Iterator[list[Contender]]:
-    started = [Contender(name, [f"model={network}"], threads) for name in names]
+def contenders(names: Sequence[str], overrides: Sequence[str], threads: int) -> Iterator[list[Contender]]:
+    started = [Contender(name, overrides, threads) for name in names]
     try:
         yield list(started)
     finally:
@@ -138,14 +148,15 @@ def contenders(names: Sequence[str], network: str, threads: int) -> Iterator[lis
             contender.close()
 
 
-def peers(network: str, epochs: int, threads: int, console: Console) -> dict[str, list[Epoch]]:
+def peers(setup: str, epochs: int, threads: int, console: Console) -> dict[str, list[Epoch]]:
     """The epochs of each contender; the first is a warm-up. They take turns, so that all see the same machine."""
-    from mnist_mlp.benchmark.peers import CONTENDERS
+    from mnist_mlp.benchmark.peers import CONTENDERS, WITH_DROPOUT
 
-    measured: dict[str, list[Epoch]] = {name: [] for name in CONTENDERS}
-    with contenders(list(CONTENDERS), network, threads) as running:
+    names = WITH_DROPOUT if "dropout" in setup else tuple(CONTENDERS)
+    measured: dict[str, list[Epoch]] = {name: [] for name in names}
+    with contenders(names, SETUPS[setup], threads) as running:
         for number in range(epochs + 1):
-            with console.status(f"{network}: epoch {number} of {epochs}"):
+            with console.status(f"{setup}: epoch {number} of {epochs}"):
                 for contender in list(running):
                     measured[contender.name].append(contender.epoch())
                     if "error" in measured[contender.name][-1]:
@@ -154,20 +165,45 @@ def peers(network: str, epochs: int, threads: int, console: Console) -> dict[str
     return measured
 
 
-def seconds_table(network: str, measured: dict[str, list[Epoch]]) -> Table:
-    """Seconds per epoch, fastest first, and ratios to the plain loop and to the arithmetic of the same round.
+def peak_share(overrides: Sequence[str], epochs: Sequence[Epoch], threads: int) -> float | None:
+    """The fused multiply-adds of a native training epoch over those that its threads could make on registers alone.
+
+    The first layer's are counted for the pixels that it takes, which are those that differ from the background. None
+    where there are no native steps.
+    """
+    from hydra.utils import instantiate
+
+    from mnist_mlp.settings import compose_config
+    from mnist_mlp.steps import native
+
+    if not epochs or native.available() is not None:
+        return None
+    config = compose_config(list(overrides))
+    datamodule = instantiate(config.data)
+    datamodule.setup()
+    data = native.NativeImages(*datamodule.splits["train"])
+    widths = [data.pixels.shape[1], *config.model.hidden, data.num_classes]
+    first, *others = (one * other for one, other in pairwise(widths))
+    pixels = 1.0 if data.starts is None else float(data.starts[-1]) / data.pixels.numel()
+    made = len(data) * (2 * pixels * first + 3 * sum(others))  # forward and weights; not the gradient of the images
+    return made / median(epoch["train"] for epoch in epochs) / (threads * native.peak_rate())
+
+
+def seconds_table(setup: str, measured: dict[str, list[Epoch]]) -> Table:
+    """Seconds per epoch, fastest first, with ratios to JAX and to the plain loop in the same round; and of a whole epoch
+    to its own training.
 
     In Markdown, mean ± standard deviation over the epochs after the first.
     """
-    view = Table(title=f"{network}, seconds per training epoch", box=box.MARKDOWN)
-    for column in ("", "seconds", "× plain loop", "× arithmetic", "whole epoch", "× plain loop"):
+    view = Table(title=f"{setup}, seconds per training epoch", box=box.MARKDOWN)
+    for column in ("", "seconds", "× JAX", "× plain loop", "whole epoch", "× its training"):
         view.add_column(column, justify="left" if not column else "right", no_wrap=True)
     rows = after_the_first(measured)
     for name, epochs in sorted(rows.items(), key=lambda row: median(epoch["train"] for epoch in row[1])):
         wholes = [epoch["whole"] for epoch in epochs]
         cells = [spread([epoch["train"] for epoch in epochs])]
-        cells += [spread(ratios(epochs, rows.get(other, []))) for other in (PLAIN, ARITHMETIC)]
-        cells += ["", ""] if None in wholes else [spread(wholes), spread(ratios(epochs, rows.get(PLAIN, []), "whole"))]
+        cells += [spread(ratios(epochs, rows.get(other, []))) for other in (JAX, PLAIN)]
+        cells += ["", ""] if None in wholes else [spread(wholes), spread(ratios(epochs, epochs, "whole"))]
         view.add_row(name, *cells)
     for name, epochs in measured.items():
         if "error" in epochs[-1]:
@@ -195,8 +231,9 @@ def chart(networks: dict[str, dict[str, list[Epoch]]], path: Path) -> None:
     """Seconds per training epoch as bars, one panel a network."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for axes, (network, measured) in zip(figure.subplots(1, len(networks)), networks.items(), strict=True):
+    figure = Figure(figsize=(10, 3.6 * ceil(len(networks) / 2)), layout="constrained")
+    panels = figure.subplots(ceil(len(networks) / 2), 2, squeeze=False).flatten()
+    for axes, (network, measured) in zip(panels, networks.items(), strict=False):
         rows = after_the_first(measured)
         seconds = {name: median(epoch["train"] for epoch in epochs) for name, epochs in rows.items()}
         names = sorted(seconds, key=lambda name: -seconds[name])
@@ -239,7 +276,7 @@ def steady(threads: int, console: Console, first: int = 5, late: int = 200, roun
     """Epoch `late` of this project beside epoch `first` of another run of it, in turns; and the memory between them."""
     results = {}
     for network in NETWORKS:
-        with contenders([OURS[0], OURS[0]], network, threads) as (young, old):
+        with contenders([OURS[0], OURS[0]], [f"model={network}"], threads) as (young, old):
             with console.status(f"{network}: {late} epochs"):
                 past = [old.epoch() for _ in range(late - 1)]
                 for _ in range(first - 1):

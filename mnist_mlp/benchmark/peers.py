@@ -114,13 +114,13 @@ def contend(name: str, overrides: Sequence[str], threads: int, connection: Conne
         connection.send({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
 
 
-def this_project(pace: Pace, config: DictConfig, compiled: bool = False) -> None:
+def this_project(pace: Pace, config: DictConfig, steps: str = "auto") -> None:
     """`mnist-train` itself: validation, metrics, TensorBoard, metrics.csv and checkpoints in every epoch."""
     peers = "mnist_mlp.benchmark.peers"
     connection = {"_target_": f"{peers}.Pace.over", "handle": pace.connection.fileno()}
     config.callbacks.timer = {"_target_": f"{peers}.Timer", "loss": "train/loss", "pace": connection}
     config.threads = torch.get_num_threads()
-    config.trainer.update(compile=compiled, accelerator="cpu", max_epochs=1_000_000)
+    config.trainer.update(steps=steps, accelerator="cpu", max_epochs=1_000_000)
     with tempfile.TemporaryDirectory() as directory:
         config.run_dir = f"{directory}/run"
         train.train(config)
@@ -225,31 +225,35 @@ def scikit_learn(pace: Pace, config: DictConfig) -> None:
 
 
 def jax_scan(pace: Pace, config: DictConfig) -> None:
-    """One jitted `lax.scan` over the epoch's minibatches, forward, backward and Adam in it."""
+    """One jitted `lax.scan` over the epoch's minibatches: forward, with dropout where there is any, backward and Adam."""
     import jax
     import jax.numpy as jnp
 
-    batch_size, lr = config.data.batch_size, config.optimizer.lr
+    batch_size, lr, dropout = config.data.batch_size, config.optimizer.lr, config.model.dropout
     flat, labels = (jnp.array(part.numpy()) for part in tensors(config)["train"])
     images = flat.reshape(len(labels), -1)
     linears = [layer for layer in instantiate(config.model).layers if isinstance(layer, torch.nn.Linear)]
     parameters = [(jnp.array(layer.weight.T.detach()), jnp.array(layer.bias.detach())) for layer in linears]
 
-    def mean_loss(parameters: Any, images: Any, labels: Any) -> Any:
+    def mean_loss(parameters: Any, images: Any, labels: Any, key: Any) -> Any:
         for weight, bias in parameters[:-1]:
             images = jax.nn.relu(images @ weight + bias)
+            if dropout:
+                key, own = jax.random.split(key)
+                images = jnp.where(jax.random.bernoulli(own, 1 - dropout, images.shape), images / (1 - dropout), 0)
         weight, bias = parameters[-1]
         return -jnp.take_along_axis(jax.nn.log_softmax(images @ weight + bias), labels[:, None], axis=1).mean()
 
     def adam(state: Any, minibatch: Any) -> Any:
-        step, parameters, first, second = state
+        step, parameters, first, second, key = state
         step += 1
-        loss, gradients = jax.value_and_grad(mean_loss)(parameters, *minibatch)
+        key, own = jax.random.split(key)
+        loss, gradients = jax.value_and_grad(mean_loss)(parameters, *minibatch, own)
         first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
         second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
         rate, root = lr / (1 - 0.9**step), jnp.sqrt(1 - 0.999**step)
         parameters = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) / root + 1e-8), parameters, first, second)
-        return (step, parameters, first, second), loss
+        return (step, parameters, first, second, key), loss
 
     @partial(jax.jit, donate_argnums=0)
     def epoch(state: Any, order: Any, images: Any, labels: Any) -> Any:
@@ -260,7 +264,7 @@ def jax_scan(pace: Pace, config: DictConfig) -> None:
         return state, (losses.sum() + last) / (len(losses) + 1)
 
     zeros = jax.tree.map(jnp.zeros_like, parameters)
-    state = (jnp.float32(0), parameters, zeros, jax.tree.map(jnp.zeros_like, parameters))
+    state = (jnp.float32(0), parameters, zeros, jax.tree.map(jnp.zeros_like, parameters), jax.random.key(0))
     while True:
         with pace.epoch() as said:
             state, mean = epoch(state, jnp.array(torch.randperm(len(labels)).numpy()), images, labels)
@@ -284,7 +288,8 @@ def arithmetic(pace: Pace, config: DictConfig) -> None:
 
 CONTENDERS: dict[str, Callable[[Pace, DictConfig], None]] = {
     "this project": this_project,
-    "this project, compiled": partial(this_project, compiled=True),
+    "this project, compiled": partial(this_project, steps="compiled"),
+    "this project, eager": partial(this_project, steps="eager"),
     "plain tensor loop": plain_loop,
     "arithmetic alone": arithmetic,
     "JAX lax.scan": jax_scan,
@@ -292,6 +297,7 @@ CONTENDERS: dict[str, Callable[[Pace, DictConfig], None]] = {
     "conventional Lightning": conventional_lightning,
     "torchvision pipeline": torchvision_pipeline,
 }
+WITH_DROPOUT = ("this project", "this project, compiled", "this project, eager", "plain tensor loop", "JAX lax.scan")
 
 
 def tensors(config: DictConfig) -> dict[Any, Batch]:

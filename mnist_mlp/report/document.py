@@ -416,7 +416,7 @@ def _circumstances(runs: Sequence[Run]) -> list[str]:
     left_out = [f"{len(rows) - MOST_ROWS} more rows are left out."] if len(rows) > MOST_ROWS else []
     return [
         "## What it ran on",
-        table(("runs", "device", "threads", "`trainer.compile`", "commit", "versions"), rows[:MOST_ROWS]),
+        table(("runs", "device", "threads", "`trainer.steps`", "commit", "versions"), rows[:MOST_ROWS]),
         *left_out,
         f"{len(seconds)} runs took {_hours(sum(seconds))} of training in all, each by its own clock. A sweep runs as "
         "many at a time as there are cores, and what else the machine did meanwhile is not recorded: the seconds say "
@@ -432,7 +432,7 @@ def _circumstance(run: Run) -> tuple[str, ...]:
     return (
         str(run.record.get("device", "not recorded")),
         str(run.record.get("threads", "not recorded")),
-        str(spelled(run.settings.get("trainer.compile", "not recorded"))),
+        str(spelled(run.settings.get("trainer.steps", "not recorded"))),
         commit,
         ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
     )

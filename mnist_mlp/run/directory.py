@@ -13,10 +13,10 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_mlp.run.identity import LENGTH, other_settings, was_run_with
+from mnist_mlp.run.identity import LENGTH, STEPS, other_settings, upgraded, was_run_with
 from mnist_mlp.run.metrics import COLUMNS, Row
 from mnist_mlp.run.records import Epochs, read_record
-from mnist_mlp.settings import SettingError, load_yaml, make_directory
+from mnist_mlp.settings import SettingError, flatten, load_yaml, make_directory
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -92,7 +92,7 @@ class RunDirectory:
         return self.read_record().get("status") == "completed" and not longer
 
     def refuse_other_settings(self, config: DictConfig) -> bool:
-        """Compares the recorded configuration with the one asked for.
+        """Compares the recorded configuration with the one asked for, whose `trainer.steps=auto` becomes the record's.
 
         Returns:
             Whether more epochs are asked for than before.
@@ -107,6 +107,8 @@ class RunDirectory:
             del others[LENGTH]
         if others:
             raise SettingError("run_dir", self.path, f"{was_run_with(others)}: keep that, or give another run_dir")
+        if config.trainer.steps == "auto":
+            config.trainer.steps = upgraded(flatten(recorded))[STEPS]
         return bool(longer)
 
     def refuse_checkpoint(self, checkpoint: Mapping[str, Any], config: DictConfig) -> None:

@@ -18,6 +18,17 @@ LENGTH = "trainer.max_epochs"  # how far it goes
 WATCHED = ("tensorboard.",)  # what is shown of it; a name that ends in a dot stands for every setting under it
 
 
+STEPS = "trainer.steps"
+
+
+def upgraded(settings: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration, flat, with the names of today's settings: `trainer.compile` became `trainer.steps`."""
+    if "trainer.compile" not in settings:
+        return settings
+    steps = "compiled" if settings["trainer.compile"] else "eager"
+    return {name: value for name, value in settings.items() if name != "trainer.compile"} | {STEPS: steps}
+
+
 def differing(
     one: Mapping[str, Any] | DictConfig, other: Mapping[str, Any] | DictConfig, but: Iterable[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
@@ -27,7 +38,7 @@ def differing(
         one, other: nested or flat.
         but: names to leave out; one that ends in a dot stands for every setting under it.
     """
-    before, after = flatten(one), flatten(other)
+    before, after = upgraded(flatten(one)), upgraded(flatten(other))
     names = sorted(before.keys() | after.keys())
     return {
         name: (before.get(name), after.get(name))
@@ -42,8 +53,12 @@ def is_among(name: str, names: Iterable[str]) -> bool:
 
 
 def other_settings(one: Mapping[str, Any] | DictConfig, other: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
-    """The settings that make one configuration another run than the other, as `differing` gives them."""
-    return differing(one, other, (*PLACES, *WATCHED))
+    """The settings that make a recorded configuration another run than the one that is asked for, as `differing` gives
+    them. `trainer.steps=auto` asks for whatever the run began with."""
+    others = differing(one, other, (*PLACES, *WATCHED))
+    if others.get(STEPS, ("", ""))[1] == "auto":
+        del others[STEPS]
+    return others
 
 
 def was_run_with(others: Mapping[str, tuple[Any, Any]]) -> str:
@@ -54,6 +69,7 @@ def was_run_with(others: Mapping[str, tuple[Any, Any]]) -> str:
 
 def fingerprint(config: Mapping[str, Any] | DictConfig) -> str:
     """The same for two configurations that are the same run, wherever it lies. A setting that came after a run was
-    made is null where that run is repeated."""
+    made is null where that run is repeated; which steps `auto` has chosen only the record knows."""
     settings = sorted(flatten(config).items())
-    return json.dumps({name: value for name, value in settings if name not in PLACES and value is not None})
+    left_out = (*PLACES, STEPS, "trainer.compile")
+    return json.dumps({name: value for name, value in settings if name not in left_out and value is not None})

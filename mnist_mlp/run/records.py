@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mnist_mlp.run.identity import upgraded
 from mnist_mlp.run.metrics import Row
 from mnist_mlp.settings import SettingError, flatten, name_network
 
@@ -194,4 +195,4 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise SettingError("DIR", path / "config.yaml", f"cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):
         raise SettingError("DIR", path / "config.yaml", "holds no settings: restore it, or remove that run")
-    return flatten(config)
+    return upgraded(flatten(config))

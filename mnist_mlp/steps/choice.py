@@ -29,7 +29,8 @@ def choose(asked: str, backbone: nn.Module, optimizer: Optimizer, accelerator: s
     if asked in ("eager", "compiled"):
         return "compiled" if asked == "compiled" else "eager"
     if accelerator != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        refused, missing = "the device is no CPU", None
+        refused: str | None = "the device is no CPU"
+        missing: str | None = None
     else:
         refused, missing = native.supports(backbone, optimizer), native.available()
     if asked == "native" and (refused or missing):

@@ -1,4 +1,4 @@
-"""`trainer.compile=true`: forward, backward and optimizer of several minibatches as one compiled graph."""
+"""`trainer.steps=compiled`: forward, backward and optimizer of several minibatches as one compiled graph."""
 
 import logging
 import warnings
@@ -17,9 +17,6 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from mnist_mlp.datamodule import Batch
 from mnist_mlp.settings import SettingError
-
-# It says that a machine without a GPU has no CUDA runtime.
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 Tensors = dict[str, Tensor]
 
@@ -107,10 +104,10 @@ class CompiledSteps:
         if type(optimizer) not in UPDATES or unknown:
             what = f"with {unknown[0]}=true " if unknown else ""
             raise SettingError(
-                "trainer.compile",
-                True,
+                "trainer.steps",
+                "compiled",
                 f"{type(optimizer).__name__} {what}cannot be compiled: use "
-                f"{', '.join(kind.__name__ for kind in UPDATES)}, or trainer.compile=false",
+                f"{', '.join(kind.__name__ for kind in UPDATES)}, or trainer.steps=auto",
             )
         self.backbone, self.optimizer, self.loss = backbone, optimizer, loss
         self.update, self.numbers = UPDATES[type(optimizer)]
@@ -163,6 +160,7 @@ class CompiledSteps:
         flat, structure = tree_flatten((*kept, *inputs))
         # On a CPU, the calls between the kernels are worth compiling too.
         options = {"config_patches": {"cpp_wrapper": flat[0].device.type == "cpu"}}
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA runtime here
         try:
             with torch.random.fork_rng(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of PyTorch about itself
@@ -177,10 +175,10 @@ class CompiledSteps:
         except Exception as error:  # a compiler raises almost anything
             reason = next((line for line in str(error).splitlines() if line.strip()), "")
             raise SettingError(
-                "trainer.compile",
-                True,
+                "trainer.steps",
+                "compiled",
                 f"{type(self.backbone).__name__} could not be compiled ({type(error).__name__}: {reason}): it takes a "
-                "C++ compiler, such as g++, with Python's headers; trainer.compile=false needs none",
+                "C++ compiler, such as g++, with Python's headers; trainer.steps=eager needs none",
             ) from error
 
     def _steps(

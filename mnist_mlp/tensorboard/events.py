@@ -85,21 +85,26 @@ class Events(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         self._logits, self._active = [], {}
-        for name, module in pl_module.backbone.named_modules():
-            if isinstance(module, nn.ReLU):
+        for name, module in relus(pl_module):
+            if pl_module.native is None:  # native steps do not call the modules, and tell themselves
                 self._hooks.append(module.register_forward_hook(partial(self._note_active, name)))
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *arguments: Any, **keywords: Any
     ) -> None:
+        assert isinstance(pl_module, Classifier)
         self._logits.append(outputs)
+        for (name, _), active in zip(relus(pl_module), pl_module.active, strict=False):
+            self._note(name, active)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         while self._hooks:
             self._hooks.pop().remove()
 
     def _note_active(self, name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
-        active = output.flatten(1).amax(dim=0) > 0
+        self._note(name, output.flatten(1).amax(dim=0) > 0)
+
+    def _note(self, name: str, active: Tensor) -> None:
         self._active[name] = self._active[name] | active if name in self._active else active
 
     def epoch(self, trainer: Trainer, classifier: Classifier, row: Row, best: Row) -> None:
@@ -208,6 +213,11 @@ class Events(Callback):
             if what not in self._failed:
                 log.warning("TensorBoard: no %s (%s)", what, " ".join(f"{type(error).__name__}: {error}".split())[:300])
             self._failed.add(what)
+
+
+def relus(classifier: Classifier) -> list[tuple[str, nn.ReLU]]:
+    """The backbone's ReLUs by name, first to last."""
+    return [(name, module) for name, module in classifier.backbone.named_modules() if isinstance(module, nn.ReLU)]
 
 
 def _datamodule(trainer: Trainer) -> LightningDataModule:

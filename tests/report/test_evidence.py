@@ -101,7 +101,7 @@ def test_what_is_no_evidence(tmp_path: Path) -> None:
 
 
 def test_how_it_was_computed_makes_no_other_experiment(tmp_path: Path) -> None:
-    changes = {"optimizer.fused": None, "trainer.compile": True, "threads": 4, "data.eval_batch_size": 7}
+    changes = {"optimizer.fused": None, "trainer.steps": "compiled", "threads": 4, "data.eval_batch_size": 7}
     make_run(tmp_path, "dropout_as_intended", "B", settings=changes)
     assert deviations(read_runs(tmp_path)[0]) == {}
 

@@ -101,7 +101,7 @@ def test_uneven_minibatches_and_the_first_ones_are_left_to_eager_steps() -> None
 )
 def test_other_optimizers_are_refused(make: Callable[[Any], Optimizer], named: str) -> None:
     model = backbone()
-    with pytest.raises(SettingError, match=f"trainer.compile=true: {named} be compiled: use Adam, AdamW, SGD, or"):
+    with pytest.raises(SettingError, match=f"trainer.steps=compiled: {named} be compiled: use Adam, AdamW, SGD, or"):
         CompiledSteps(model, make(model.parameters()), F.cross_entropy)
 
 
@@ -138,7 +138,7 @@ def test_compiled_steps_are_counted_one_by_one(run: Runner) -> None:
 def test_without_a_compiler_one_sentence_says_so(command: Command, tmp_path: Path, tiny: list[str]) -> None:
     done = command(
         "mnist-train",
-        "trainer.compile=true",
+        "trainer.steps=compiled",
         "run_dir=r",
         *tiny,
         CXX="/nowhere/g++",
@@ -147,4 +147,4 @@ def test_without_a_compiler_one_sentence_says_so(command: Command, tmp_path: Pat
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "it takes a C++ compiler, such as g++" in done.stderr
-    assert "trainer.compile=false needs none" in done.stderr
+    assert "trainer.steps=eager needs none" in done.stderr
