@@ -7,7 +7,7 @@ from optuna import create_study
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from mnist_mlp.backprop.graph import png
+from mnist_mlp.drawing.figure import png
 from mnist_mlp.sweeps.search_figure import draw
 
 SPACE: dict[str, Any] = {
