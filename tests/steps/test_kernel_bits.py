@@ -114,7 +114,7 @@ def driven(*command: str | Path, case: tuple[str, float, bool], threads: int = 1
     """The hash of what the driver writes."""
     network, dropout, sparse = case
     arguments = [network, str(dropout), str(int(sparse)), str(threads)]
-    done = subprocess.run([*command, *arguments], capture_output=True, timeout=300, check=False)
+    done = subprocess.run([*command, *arguments], capture_output=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return hashlib.sha256(done.stdout).hexdigest()
 
@@ -142,6 +142,7 @@ EMULATED = {
 
 
 @pytest.mark.portable
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("cpu", EMULATED)
 def test_other_cpus_and_compilers_give_the_committed_bits(cpu: str, tmp_path: Path) -> None:
     compiler, *emulator = EMULATED[cpu]
@@ -150,7 +151,7 @@ def test_other_cpus_and_compilers_give_the_committed_bits(cpu: str, tmp_path: Pa
     done = built(compiler, tmp_path / "d", "-O3", "-static")
     assert done.returncode == 0, done.stderr
     for case, expected in EXPECTED.items():
-        assert driven(*emulator, tmp_path / "d", case=case, threads=2) == expected
+        assert driven(*emulator, tmp_path / "d", case=case) == expected
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
