@@ -186,12 +186,13 @@ def peak_share(overrides: Sequence[str], epochs: Sequence[Epoch], threads: int) 
     first, *others = (one * other for one, other in pairwise(widths))
     pixels = 1.0 if data.starts is None else float(data.starts[-1]) / data.pixels.numel()
     made = len(data) * (2 * pixels * first + 3 * sum(others))  # forward and weights; not the gradient of the images
-    return made / median(epoch["train"] for epoch in epochs) / (threads * native.peak_rate())
+    seconds = float(median(epoch["train"] for epoch in epochs))
+    return made / seconds / (threads * native.peak_rate())
 
 
 def seconds_table(setup: str, measured: dict[str, list[Epoch]]) -> Table:
-    """Seconds per epoch, fastest first, with ratios to JAX and to the plain loop in the same round; and of a whole epoch
-    to its own training.
+    """Seconds per epoch, fastest first, with ratios to JAX and to the plain loop in the same round. A whole epoch is
+    compared with its own training.
 
     In Markdown, mean ± standard deviation over the epochs after the first.
     """

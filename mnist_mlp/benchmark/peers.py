@@ -225,7 +225,7 @@ def scikit_learn(pace: Pace, config: DictConfig) -> None:
 
 
 def jax_scan(pace: Pace, config: DictConfig) -> None:
-    """One jitted `lax.scan` over the epoch's minibatches: forward, with dropout where there is any, backward and Adam."""
+    """One jitted `lax.scan` over the epoch's minibatches: forward, with dropout if there is any, backward and Adam."""
     import jax
     import jax.numpy as jnp
 
