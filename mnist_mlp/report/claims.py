@@ -62,8 +62,8 @@ def entries() -> dict[str, dict[str, Any]]:
 
 
 def judge(evidence: Evidence) -> list[Claim]:
-    """Every claim, in the order of the original report. Where the runs that a claim takes are not there, it is undecided
-    and says so."""
+    """Every claim, in the order of the original report; where the runs that it takes are not there, it is undecided and
+    says so."""
     return [judged(key, evidence) for key in entries()]
 
 
@@ -71,7 +71,7 @@ def judged(key: str, evidence: Evidence) -> Claim:
     """One claim."""
     entry = entries()[key]
     columns = tuple(entry["columns"])
-    test: Callable[[Sheet], Texts] = globals()[key]
+    test: Callable[[Sheet], Texts] = globals()[key]  # the function of the entry's name
     sheet = Sheet(evidence.having(columns))
     constants = {"tail": TAIL, "last": LAST, "factor": FACTOR, "shape": SHAPE, "points": "half a percentage point"}
     found = constants | test(sheet)

@@ -40,7 +40,7 @@ class Quantity(NamedTuple):
         return None if value is None else self.metric.scaled(float(value))
 
     def mean(self, runs: Sequence[Run]) -> str:
-        """The number of one run, or mean ± standard deviation (n − 1) of several, with their n where that is not all."""
+        """The number of one run; of several the mean ± standard deviation (n − 1), and how many have it if not all."""
         values = [value for run in runs if (value := self.read(run)) is not None]
         texts = [f"{statistics.fmean(values):.{self.metric.digits}f}"] if values else []
         texts += [f"± {statistics.stdev(values):.{self.metric.digits}f}"] if len(values) > 1 else []

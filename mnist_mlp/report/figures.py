@@ -110,7 +110,7 @@ def columns_of(column: str) -> tuple[str, ...]:
 
 
 def in_percent(column: str) -> bool:
-    """Whether charts show it in percent: every fraction but the errors, which lie on a logarithmic scale with losses."""
+    """Whether charts show it in percent: every fraction but the errors, which have a logarithmic scale, as losses."""
     return column in METRIC and METRIC[column].form == "fraction" and METRIC[column].chart != "error"
 
 

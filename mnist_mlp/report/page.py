@@ -47,7 +47,7 @@ class Page(NamedTuple):
     readme: str
 
 
-class Row(NamedTuple):
+class Repetitions(NamedTuple):
     """A row of the table of all runs: the completed runs of a variant and a length, one for each seed."""
 
     variant: Variant
@@ -63,12 +63,7 @@ class Row(NamedTuple):
 def compose(runs: Sequence[Run]) -> Page:
     """The page of these runs, at least one: of the same runs the same text."""
     groups = variants(runs)
-    rows = [
-        Row(variant, found)
-        for variant in groups
-        for of_it in by_length(variant.runs).values()
-        if (found := completed(of_it))
-    ]
+    rows = _repetitions(groups)
     compared = [run for run in runs if is_compared(run)]
     usable = [run for run in compared if run.completed and not damage(run)]
     evidence = Evidence(usable)
@@ -90,6 +85,11 @@ def compose(runs: Sequence[Run]) -> Page:
     markdown = "\n\n".join(blocks) + "\n"
     pictures = [picture for found in shown.pictures.values() for picture in found]
     return Page(title, markdown, pictures, _readme(evidence, claims, pictures))
+
+
+def _repetitions(groups: Sequence[Variant]) -> list[Repetitions]:
+    lengths = [(variant, completed(runs)) for variant in groups for runs in by_length(variant.runs).values()]
+    return [Repetitions(variant, runs) for variant, runs in lengths if runs]
 
 
 def write(page: Page, directory: Path) -> None:
@@ -194,7 +194,7 @@ def _verdicts(claims: Sequence[Claim]) -> list[str]:
     ]
 
 
-def _table_of_all(rows: Sequence[Row]) -> list[str]:
+def _table_of_all(rows: Sequence[Repetitions]) -> list[str]:
     """A line for each row."""
     cells = [(plain(row.variant.label), row.epochs, str(len(row.runs)), *measured(row.runs).values()) for row in rows]
     left_out = len(rows) - MOST_ROWS
@@ -324,7 +324,7 @@ def _hours(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{seconds / 60:.1f} min"
 
 
-def _commands(rows: Sequence[Row]) -> list[str]:
+def _commands(rows: Sequence[Repetitions]) -> list[str]:
     """What makes the runs of each row again, and what compares one with its record."""
     lines = []
     for row in rows[:MOST_ROWS]:

@@ -32,7 +32,7 @@ SCORES = {f"val/{name}": METRIC[f"val/{name}"].short for name in CLASSIFICATION}
 KINDS = {"final": "last", "best": "best"}  # of a run's epochs: in the validation's columns, and in the test's
 REFRESH = 2.0  # seconds between two looks of --watch
 
-Row = dict[str, Any]  # of results.csv
+Result = dict[str, Any]  # a row of results.csv
 
 
 class TableRow(NamedTuple):
@@ -48,7 +48,7 @@ class TableRow(NamedTuple):
     variant: Variant
     length: int | None
     runs: Sequence[Run]
-    results: Sequence[Row]
+    results: Sequence[Result]
 
 
 class RememberSweep(Callback):
@@ -99,13 +99,13 @@ def watch(directory: Path) -> None:
             live.update(view(read_runs(directory)), refresh=True)
 
 
-def results(runs: Sequence[Run]) -> list[Row]:
+def results(runs: Sequence[Run]) -> list[Result]:
     """The rows of `results.csv`, one for each run."""
     others = varied(runs)
     return [result(run, others[run.name]) for run in runs]
 
 
-def result(run: Run, varied: Mapping[str, str | None]) -> Row:
+def result(run: Run, varied: Mapping[str, str | None]) -> Result:
     """One row of `results.csv`: the run, its last and its best epoch's validation metrics, its test metrics.
 
     Args:
@@ -144,26 +144,27 @@ def _epoch(run: Run, epoch: int | None) -> dict[str, str]:
 
 def view(runs: Sequence[Run]) -> Group:
     """The table, and under it what is not completed."""
-    counts = Counter(run.record.get("status") for run in runs)
-    lines = [f"{len(runs)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.most_common())]
-    if set(counts) == {"completed"}:
-        lines = []
-    row_of = {row["run"]: row for row in results(runs)}
-    lines += [f"  {row['run']}: {row['error']}" for row in row_of.values() if row["status"] == "failed"]
+    result_of = {result["run"]: result for result in results(runs)}
     heading = "validation, and the accuracy on the test set, in %"
     if len({run.seed for run in runs if run.completed}) > 1:
         heading += ": mean ± standard deviation"
     rows = [
-        TableRow(variant, length if len(lengths) > 1 else None, of_it, [row_of[run.name] for run in completed(of_it)])
+        TableRow(
+            variant, length if len(lengths) > 1 else None, of_it, [result_of[run.name] for run in completed(of_it)]
+        )
         for variant in variants(runs)
         for lengths in [by_length(variant.runs)]
         for length, of_it in lengths.items()
     ]
-    return Group(
-        Text(heading, style="italic"),
-        results_table(rows),
-        *(Text(line, style="red" if line[0] == " " else "") for line in lines),
-    )
+    return Group(Text(heading, style="italic"), results_table(rows), *_not_completed(list(result_of.values())))
+
+
+def _not_completed(results: Sequence[Result]) -> list[Text]:
+    counts = Counter(result["status"] for result in results)
+    said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    lines = [] if set(counts) == {"completed"} else [Text(f"{len(results)} runs: {said}")]
+    failed = [result for result in results if result["status"] == "failed"]
+    return lines + [Text(f"  {result['run']}: {result['error']}", style="red") for result in failed]
 
 
 def results_table(rows: Sequence[TableRow]) -> Table:
@@ -191,7 +192,7 @@ def results_table(rows: Sequence[TableRow]) -> Table:
     return shown
 
 
-def _values(results: Sequence[Row], score: str, kind: str) -> list[float]:
+def _values(results: Sequence[Result], score: str, kind: str) -> list[float]:
     """A score of each run that has it, in percent."""
     column = f"test/{KINDS[kind]}/accuracy" if score == "test" else f"{kind}/{score}"
     return [100 * float(result[column]) for result in results if result.get(column) not in (None, "")]
@@ -219,7 +220,7 @@ def _name(row: TableRow) -> str:
     return "\n".join([*map(escape, lines), *(f"[red]{count} {status}[/red]" for status, count in others.items())])
 
 
-def _epochs(results: Sequence[Row]) -> str:
+def _epochs(results: Sequence[Result]) -> str:
     lines = []
     for kind, column in (("last", "epochs"), ("best", "best/epoch")):
         reached = sorted({result[column] for result in results if result[column] is not None}) or [""]
@@ -228,7 +229,7 @@ def _epochs(results: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _seconds(results: Sequence[Row]) -> str:
+def _seconds(results: Sequence[Result]) -> str:
     seconds = [result["seconds"] for result in results if result["seconds"] is not None]
     lines = [f"{statistics.fmean(seconds):.1f}"] if seconds else []
     lines += [f"±{statistics.stdev(seconds):.1f}"] if len(seconds) > 1 else []
