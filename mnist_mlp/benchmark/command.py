@@ -185,7 +185,9 @@ def peak_share(overrides: Sequence[str], epochs: Sequence[Epoch], threads: int) 
     widths = [data.pixels.shape[1], *config.model.hidden, data.num_classes]
     first, *others = (one * other for one, other in pairwise(widths))
     pixels = 1.0 if data.starts is None else float(data.starts[-1]) / data.pixels.numel()
-    made = len(data) * (2 * pixels * first + 3 * sum(others))  # forward and weights; not the gradient of the images
+    made: float = len(data) * (
+        2 * pixels * first + 3 * sum(others)
+    )  # forward and weights; not the gradient of the images
     seconds = float(median(epoch["train"] for epoch in epochs))
     return made / seconds / (threads * native.peak_rate())
 

@@ -6,17 +6,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mnist_mlp.report import document
 from mnist_mlp.run.directory import durable_write
 from mnist_mlp.run.records import find_runs, read_runs
 from mnist_mlp.settings import SettingError, make_directory, one_sentence
-from mnist_mlp.sweeps.table import summarise, varied, watch
+from mnist_mlp.sweeps.table import summarise, watch
 
 KEPT = ("run.json", "config.yaml", "metrics.csv")  # what a record of a run needs, and `mnist-rerun`
 
 
 def main() -> None:
-    """Runs `mnist-report`. Exit status: 0, or 1 where DIR holds no runs or the report cannot be written."""
+    """Runs `mnist-report`. Exit status: 0, or 1 where DIR holds no runs or the page cannot be written."""
     parser = argparse.ArgumentParser(
         prog="mnist-report",
         description="Prints the runs under DIR, grouped over their seeds, and saves a row for each as results.csv; "
@@ -46,31 +45,32 @@ def main() -> None:
         elif arguments.table:
             summarise(arguments.directory)
         else:
-            report(arguments.directory, arguments.output, arguments.readme)
+            write_page(arguments.directory, arguments.output, arguments.readme)
 
 
-def report(directory: Path, output: Path | None = None, readme: Path | None = None) -> None:
+def write_page(directory: Path, output: Path | None = None, readme: Path | None = None) -> None:
     """Prints the table; writes `results.csv`, `report.md`, `report.html` and `figures/`.
 
     Args:
         directory: with runs under it.
         output: where to write; None for `directory`. A place of its own gets copies of the runs' records, and from
-            these alone the same report can be made again.
+            these alone the same page can be made again.
         readme: a Markdown file to put the results into.
 
     Raises:
         SettingError: there are no runs, or one of the others cannot be used.
     """
+    from mnist_mlp.report import page  # here, because --table and --help do without matplotlib
+
     if readme is not None:
-        document.refuse_readme(readme)
+        page.refuse_readme(readme)
     if output is not None:
         keep(directory, output)
     place = output or directory
-    runs = summarise(place)
-    made = document.compose(runs, varied(runs))
-    document.write(made, place)
+    made = page.compose(summarise(place))
+    page.write(made, place)
     if readme is not None:
-        document.write_readme(made, place, readme)
+        page.write_readme(made, place, readme)
     console = Console(highlight=False)
     console.print(
         f"Report: {os.path.relpath(place / 'report.html')}, and report.md and figures/ beside it", soft_wrap=True

@@ -1,21 +1,16 @@
 """Which runs speak for an experiment, and what they say with what uncertainty."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from mnist_mlp.run.groups import EXPERIMENTS
+from mnist_mlp.run.groups import EXPERIMENTS, by_length, completed, configured
+from mnist_mlp.run.identity import other_experiment
 from mnist_mlp.run.records import Run
-from mnist_mlp.settings import compose_config, flatten
 
 MODELS = {"A": "network_a", "B": "network_b"}
 TAIL = 5  # epochs at a run's end that are averaged where seeds are compared: from one to the next there is much noise
-# What makes an experiment what it is; the rest is how it is computed, for how long, and where it lies.
-GROUPS = ("model.", "optimizer.", "scheduler.")
-SETTINGS = ("average", "data.batch_size", "data.dataset", "data.mean", "data.std", "trainer.max_steps")
-COMPUTED = ("optimizer.fused",)
 
 Measure = Callable[[Sequence[Run]], "np.ndarray"]  # of runs over several seeds: one number each
 
@@ -62,27 +57,53 @@ class Evidence:
         runs: any runs; a run that lies in two directories counts once.
 
     Raises:
-        SettingError: a `metrics.csv` is damaged.
+        SettingError: a `metrics.csv` cannot be read.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self._runs: dict[Case, dict[int, dict[int, Run]]] = {
-            Case(experiment, network): {} for experiment in EXPERIMENTS for network in MODELS
+        cases: dict[Case, list[Run]] = {
+            Case(experiment, network): [] for experiment in EXPERIMENTS for network in MODELS
         }
         networks = {model: network for network, model in MODELS.items()}
         for run in runs:
             case = Case(run.experiment, networks.get(run.model, ""))
-            if case in self._runs and run.completed and run.epochs and not deviations(run):
-                length = len(run.epochs["epoch"])
-                self._runs[case].setdefault(length, {}).setdefault(run.seed, run)
+            whole = run.completed and 0 < len(run.epochs) == run.planned
+            if case in cases and whole and not deviations(run):
+                cases[case].append(run)
+        self._runs = {
+            case: {length: {run.seed: run for run in completed(of_it)} for length, of_it in by_length(of_case).items()}
+            for case, of_case in cases.items()
+        }
+        self._lacking: dict[Case, list[Run]] = {}
+        self._asked: set[Case] = set()
+
+    def having(self, columns: Collection[str]) -> "Evidence":
+        """Of these runs those whose `metrics.csv` has all of these columns."""
+        found = Evidence([])
+        for case, lengths in self._runs.items():
+            found._lacking[case] = [run for run in self.all(case) if not run.has(columns)]
+            kept = {
+                length: {seed: run for seed, run in seeds.items() if run.has(columns)}
+                for length, seeds in lengths.items()
+            }
+            found._runs[case] = {length: seeds for length, seeds in kept.items() if seeds}
+        return found
+
+    def left_out(self) -> list[Run]:
+        """The runs that `having` left out of the cases that were asked for since."""
+        return [run for case in sorted(self._asked) for run in self._lacking.get(case, [])]
+
+    def _lengths(self, case: Case) -> dict[int, dict[int, Run]]:
+        self._asked.add(case)
+        return self._runs[case]
 
     def all(self, case: Case) -> list[Run]:
         """Every run of the case."""
-        return [run for seeds in self._runs[case].values() for run in seeds.values()]
+        return [run for seeds in self._lengths(case).values() for run in seeds.values()]
 
     def longest(self, case: Case) -> Run | None:
         """Of the longest runs the one with the lowest seed."""
-        lengths = self._runs[case]
+        lengths = self._lengths(case)
         if not lengths:
             return None
         seeds = lengths[max(lengths)]
@@ -92,7 +113,7 @@ class Evidence:
         """The runs of each case over the seeds that all have, at the length at which there are most of them (the
         longest of these); None where there are not two."""
         best: tuple[int, int] = (1, 0)
-        for length in set.intersection(*(set(self._runs[case]) for case in cases)):
+        for length in set.intersection(*(set(self._lengths(case)) for case in cases)):
             best = max(best, (len(self._common(length, cases)), length))
         if best[0] < 2:
             return None
@@ -109,28 +130,21 @@ class Evidence:
             return None
         ones = measure(found[0])
         others = measure(found[1]) if other else np.zeros_like(ones)
-        return Comparison(len(found[0][0].epochs["epoch"]), ones, others, t_interval(ones - others))
+        return Comparison(found[0][0].length, ones, others, t_interval(ones - others))
 
 
 def deviations(run: Run) -> dict[str, object]:
     """The run's settings that make it another experiment than the one whose name it has.
 
-    Empty where it is what it is called; so a run with another rate is no evidence for or against the report.
+    Empty where it is what it is called; so a run with another rate is no evidence for or against the original report.
     """
     if run.experiment not in EXPERIMENTS or run.model not in MODELS.values():
         return {}
-    expected = _settings(run.experiment, run.model)
-    names = {name for name in expected | run.settings if name.startswith(GROUPS)} - set(COMPUTED) | set(SETTINGS)
-    found = {name: run.settings.get(name) for name in sorted(names) if run.settings.get(name) != expected.get(name)}
+    expected = configured(run.experiment, run.model) or {}
+    found: dict[str, object] = {name: ours for name, (_, ours) in other_experiment(expected, run.settings).items()}
     if run.settings.get("data.seed") != run.settings.get("seed"):
         found["data.seed"] = run.settings.get("data.seed")
     return found
-
-
-@cache
-def _settings(experiment: str, model: str) -> dict[str, object]:
-    # A list of widths is one in YAML, and a ListConfig in OmegaConf; they compare as equal.
-    return flatten(compose_config([f"experiment={experiment}", f"model={model}"]))
 
 
 def t_interval(values: Sequence[float] | np.ndarray) -> Interval:

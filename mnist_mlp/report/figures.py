@@ -1,4 +1,4 @@
-"""The report's curves, and those that it lacks: charts of runs over their epochs, as PNG and as SVG.
+"""The charts of the results page, as PNG and as SVG: runs over their epochs, as in the original report, and more.
 
 Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which colour-blind readers can tell apart. A
 chart is small and its letters are large, so that it can be read on a telephone. The same runs give the same bytes.
@@ -17,6 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
+from mnist_mlp.run import metrics
+from mnist_mlp.run.metrics import METRIC
 from mnist_mlp.run.records import Run
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -52,24 +54,16 @@ TICKS = {
     "epoch": (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000),
     "percent": (0, 50, 80, 90, 93, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5, 99.9),
 }
-TITLES = {
-    "train/loss": "Training loss",
-    "train/error": "Training error",
-    "val/loss": "Validation loss",
-    "val/accuracy": "Validation accuracy",
-    "val/precision": "Validation precision",
-    "val/recall": "Validation recall",
-    "val/f1": "Validation F1",
-    "gap": "Generalisation gap: validation loss − training loss",
-}
-CLASSIFICATION = ("val/accuracy", "val/precision", "val/recall", "val/f1")
+LOSSES = ("val/loss", "train/loss", "val/error", "train/error")
+CLASSIFICATION = tuple(f"val/{name}" for name in metrics.CLASSIFICATION)
+GAP = "gap"  # the validation loss less the training loss: a curve as if it were a column
 
 Vector = np.ndarray
 Points = Mapping[str, Vector]  # `epoch` and columns of metrics.csv, of one length
 
 
-class Line(NamedTuple):
-    """A line of a chart: the curve of one run; of several, their mean, and their standard deviation as a band."""
+class Curve(NamedTuple):
+    """A curve of a chart: of one run; of several, their mean, and their standard deviation as a band."""
 
     label: str
     color: str
@@ -78,14 +72,14 @@ class Line(NamedTuple):
 
 
 class Stated(NamedTuple):
-    """A value that the report's text states."""
+    """A value that the original report's text states."""
 
     column: str
     epoch: float
     value: float
 
 
-def drawn(build: Callable[[], Figure]) -> tuple[bytes, bytes]:
+def rendered(build: Callable[[], Figure]) -> tuple[bytes, bytes]:
     """A chart as PNG, in 256 colours, and as SVG, its coordinates with one decimal of a point."""
     with rc_context(STYLE):
         figure = build()
@@ -102,27 +96,40 @@ def drawn(build: Callable[[], Figure]) -> tuple[bytes, bytes]:
     return smaller.getvalue(), shorter.encode()
 
 
+def charted() -> dict[str, str]:
+    """What has a chart of its own, and its title: every loss and fraction of the table of metrics, and the gap. The
+    validation error is the accuracy's complement."""
+    shown = [metric for metric in METRIC.values() if metric.form in ("loss", "fraction") and metric.name != "val/error"]
+    titles = {metric.name: metric.title[0].upper() + metric.title[1:] for metric in shown}
+    return titles | {GAP: "Generalisation gap: validation loss − training loss"}
+
+
+def columns_of(column: str) -> tuple[str, ...]:
+    """The columns of metrics.csv that a chart takes."""
+    return ("val/loss", "train/loss") if column == GAP else (column,)
+
+
+def in_percent(column: str) -> bool:
+    """Whether charts show it in percent: every fraction but the errors, which have a logarithmic scale, as losses."""
+    return column in METRIC and METRIC[column].form == "fraction" and METRIC[column].chart != "error"
+
+
 def loss_and_error(run: Run, title: str, recorded: Points | None = None, stated: Sequence[Stated] = ()) -> Figure:
     """Training and validation loss and error on one chart.
 
     Args:
         run: with at least one epoch.
         title: of the chart.
-        recorded: of the report's own run, drawn as markers.
-        stated: by the report's text, drawn as stars.
+        recorded: of the original report's run, drawn as markers.
+        stated: by the original report's text, drawn as stars.
     """
     figure, axes = _chart(title)
-    curves = (
-        ("val/loss", "validation loss", VERMILLION, "-"),
-        ("train/loss", "training loss", BLUE, "-"),
-        ("val/error", "validation error", ORANGE, DASHES[1]),
-        ("train/error", "training error", SKY, DASHES[1]),
-    )
     ends = []
-    for column, label, color, dashes in curves:
+    for column, color in zip(LOSSES, (VERMILLION, BLUE, ORANGE, SKY), strict=True):
+        dashes = "-" if METRIC[column].form == "loss" else DASHES[1]
         values = np.maximum(run.epochs[column], FLOOR)
         axes.plot(run.epochs["epoch"], values, color=color, linestyle=dashes, linewidth=1.2)
-        ends.append((float(np.median(values[-20:])), label, color))
+        ends.append((float(np.median(values[-20:])), METRIC[column].title, color))
         if recorded is not None:
             # The records have the accuracy instead of the validation error.
             marks = np.maximum(1 - recorded["val/accuracy"] if column == "val/error" else recorded[column], FLOOR)
@@ -151,8 +158,7 @@ def classification(run: Run, title: str, recorded: Points | None = None, stated:
     for column, color, width in curves:
         values = 100 * run.epochs[column]
         dashes = (0, (4, 3)) if column == "val/recall" else "-"
-        name = {"val/f1": "F1"}.get(column, column.partition("/")[2])
-        upper.plot(epochs, values, color=color, linestyle=dashes, linewidth=width, label=name)
+        upper.plot(epochs, values, color=color, linestyle=dashes, linewidth=width, label=METRIC[column].short)
         if column != "val/accuracy":
             lower.plot(epochs, values - accuracy, color=color, linestyle=dashes, linewidth=max(width, 1.4))
         if recorded is not None:
@@ -173,29 +179,28 @@ def classification(run: Run, title: str, recorded: Points | None = None, stated:
     return figure
 
 
-def together(lines: Sequence[Line], column: str, title: str, scale: Literal["log", "linear"] = "log") -> Figure:
+def together(curves: Sequence[Curve], column: str, title: str, scale: Literal["log", "linear"] = "log") -> Figure:
     """One metric of several runs, or of several groups of runs, on one chart.
 
     Args:
-        lines: each with at least one run, and each run with at least one epoch.
+        curves: each with at least one run, and each run with at least one epoch.
         column: of metrics.csv, or `gap`.
         title: of the chart.
         scale: of the epochs: logarithmic, for runs of very different lengths, or not.
     """
-    figure, axes = _chart(title, legend_rows=(len(lines) + 1) // 2)
-    percent = column in CLASSIFICATION
-    for line in lines:
-        epochs, mean, sd = mean_and_sd(line.runs, column)
+    figure, axes = _chart(title, legend_rows=(len(curves) + 1) // 2)
+    for curve in curves:
+        epochs, mean, sd = mean_and_sd(curve.runs, column)
         low, high = (_placed(values, column) for values in (mean - sd, mean + sd))
         axes.plot(
-            epochs, _placed(mean, column), color=line.color, linestyle=line.dashes, label=line.label, linewidth=1.4
+            epochs, _placed(mean, column), color=curve.color, linestyle=curve.dashes, label=curve.label, linewidth=1.4
         )
-        if len(line.runs) > 1:
-            axes.fill_between(epochs, low, high, color=line.color, alpha=0.2, linewidth=0)
-    if percent:
+        if len(curve.runs) > 1:
+            axes.fill_between(epochs, low, high, color=curve.color, alpha=0.2, linewidth=0)
+    if in_percent(column):
         _scale_percent(axes)
         axes.set_ylabel("%, by the log of the error")
-    elif column == "gap":
+    elif column == GAP:
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.set_ylabel("difference of losses")
     else:
@@ -207,21 +212,21 @@ def together(lines: Sequence[Line], column: str, title: str, scale: Literal["log
     return figure
 
 
-def learning_rate(lines: Sequence[Line], title: str, epochs: int) -> Figure:
-    """The rate that the optimizer had in each of the first `epochs`, with lines that coincide side by side."""
-    figure, axes = _chart(title, legend_rows=len(lines))
-    for number, line in enumerate(lines):
-        of_run = line.runs[0].epochs
+def learning_rate(curves: Sequence[Curve], title: str, epochs: int) -> Figure:
+    """The rate that the optimizer had in each of the first `epochs`, with curves that coincide side by side."""
+    figure, axes = _chart(title, legend_rows=len(curves))
+    for number, curve in enumerate(curves):
+        of_run = curve.runs[0].epochs
         shown = of_run["epoch"] <= epochs
-        # Of lines that coincide the later ones are thinner, so that all can be seen.
-        width = 1.5 + 1.8 * (len(lines) - 1 - number)
+        # Of curves that coincide the later ones are thinner, so that all can be seen.
+        width = 1.5 + 1.8 * (len(curves) - 1 - number)
         axes.step(
             of_run["epoch"][shown],
             of_run["lr"][shown],
             where="mid",
-            color=line.color,
+            color=curve.color,
             linewidth=width,
-            label=line.label,
+            label=curve.label,
         )
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -230,16 +235,16 @@ def learning_rate(lines: Sequence[Line], title: str, epochs: int) -> Figure:
     return figure
 
 
-def curve(run: Run, column: str) -> Vector:
-    """A column of metrics.csv, float64, one value per epoch; `gap` is the validation loss less the training loss."""
-    return run.epochs["val/loss"] - run.epochs["train/loss"] if column == "gap" else run.epochs[column]
+def values_of(run: Run, column: str) -> Vector:
+    """A column of metrics.csv, float64, one value per epoch, or the gap."""
+    return run.epochs["val/loss"] - run.epochs["train/loss"] if column == GAP else run.epochs[column]
 
 
 def mean_and_sd(runs: Sequence[Run], column: str) -> tuple[Vector, Vector, Vector]:
     """Of each epoch that all runs have: its number, the mean over the runs, and their standard deviation (n − 1; 0 for
     one run)."""
-    length = min(len(run.epochs["epoch"]) for run in runs)
-    values = np.stack([curve(run, column)[:length] for run in runs])
+    length = min(len(run.epochs) for run in runs)
+    values = np.stack([values_of(run, column)[:length] for run in runs])
     sd = values.std(0, ddof=1) if len(runs) > 1 else np.zeros(length)
     return runs[0].epochs["epoch"][:length], values.mean(0), sd
 
@@ -254,9 +259,9 @@ def _chart(title: str, legend_rows: int = 1) -> tuple[Figure, Axes]:
 
 def _placed(values: Vector, column: str) -> Vector:
     """Where values lie on the axis of their column: a fraction in %, a loss or an error not under the edge."""
-    if column in CLASSIFICATION:
+    if in_percent(column):
         return 100 * values
-    return values if column == "gap" else np.maximum(values, FLOOR)
+    return values if column == GAP else np.maximum(values, FLOOR)
 
 
 def _scale_log(axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""What the report says of its four runs and what their records hold, from `records.yaml`: to compare with."""
+"""What the original report says of its four runs, and what their records hold: read from `original.yaml`."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -34,16 +34,16 @@ class Headline:
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """One of the report's four runs.
+class OriginalRun:
+    """One of the original report's four runs.
 
     Args:
-        experiment: 1 or 2, the report's number.
+        experiment: 1 or 2, the original report's number.
         network: A or B.
-        model: network_a or network_b, this project's name for it.
+        model: this project's name for it, network_a or network_b.
         as_run: this project's experiment that repeats the run as it was made.
         as_told: this project's experiment that is what the report's text describes.
-        figure: the report's number for its losses; the next is of its metrics.
+        figure: the original report's number for its losses; the next is of its metrics.
         seconds: of training, as recorded.
         text: its figures in the report's prose.
         record: its figures in the records.
@@ -64,7 +64,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Setup:
-    """One thing that the report's runs were made with, in Markdown: in Experiment 1 and in Experiment 2."""
+    """One thing that the original runs were made with, in Markdown: in Experiment 1 and in Experiment 2."""
 
     what: str
     baseline: str
@@ -72,13 +72,13 @@ class Setup:
 
 
 @cache
-def recorded() -> tuple[Recorded, ...]:
-    """The report's four runs: Experiment 1 with A and B, Experiment 2 with A and B."""
-    import numpy as np
+def original_runs() -> tuple[OriginalRun, ...]:
+    """The four runs: Experiment 1 with A and B, Experiment 2 with A and B."""
+    import numpy as np  # here, because `mnist-report --help` and --table do without
 
     content = _content()
     return tuple(
-        Recorded(
+        OriginalRun(
             **run
             | {kind: _headline(run[kind]) for kind in ("text", "record")}
             | {"points": dict(zip(content["columns"], np.array(run["points"], np.float64).T, strict=True))}
@@ -87,15 +87,20 @@ def recorded() -> tuple[Recorded, ...]:
     )
 
 
+def original_run(experiment: int, network: str) -> OriginalRun:
+    """One of the four."""
+    return next(run for run in original_runs() if (run.experiment, run.network) == (experiment, network))
+
+
 @cache
 def setup() -> tuple[Setup, ...]:
-    """How the report's runs were really made, in the order of `records.yaml`."""
+    """How the original runs were really made, in the order of `original.yaml`."""
     return tuple(Setup(**entry) for entry in _content()["setup"])
 
 
 @cache
 def _content() -> Any:
-    return yaml.safe_load((Path(__file__).parent / "records.yaml").read_text())
+    return yaml.safe_load((Path(__file__).parent / "original.yaml").read_text())
 
 
 def _headline(entry: dict[str, Any]) -> Headline:

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,14 +11,11 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_mlp.run.identity import PLACES
-from mnist_mlp.run.metrics import COLUMNS
+from mnist_mlp.run.identity import HASHES, LABELS, LENGTH, PLACES, SEEDS, differing, is_among
 from mnist_mlp.run.records import Run
 from mnist_mlp.settings import SettingError, compose_config, flatten, spelled
 
 EXPERIMENTS = ("baseline", "dropout_scheduler", "dropout_as_run", "dropout_as_intended")  # in the order to show them
-LENGTH = "trainer.max_epochs"
-NAMED = ("experiment", "network", "seed", "data.seed")
 
 
 @dataclass(frozen=True)
@@ -37,43 +34,76 @@ class Variant:
     runs: Sequence[Run]
 
     @property
+    def leaves(self) -> list[str]:
+        """The settings in short, such as `lr=0.1`."""
+        return [f"{name.rpartition('.')[2]}={value}" for name, value in self.settings.items()]
+
+    @property
     def label(self) -> str:
         """Such as `baseline, A` or `baseline, A, lr=0.1`."""
         model = self.model.removeprefix("network_").upper() if self.model.startswith("network_") else self.model
-        settings = (f"{name.rpartition('.')[2]}={value}" for name, value in self.settings.items())
-        return ", ".join((self.experiment, model, *settings))
+        return ", ".join((self.experiment, model, *self.leaves))
 
     def longest(self) -> Run | None:
         """The run with the most epochs that can be read, a completed one first; None where there is none."""
-        in_order = sorted(self.runs, key=lambda run: (-length(run), not run.completed))
-        return next((run for run in in_order if length(run) and not damage(run)), None)
+        in_order = sorted(self.runs, key=lambda run: (-run.length, not run.completed))
+        return next((run for run in in_order if run.length and not damage(run)), None)
 
     def over_seeds(self) -> list[Run]:
         """The completed runs of one length, one for each seed: of the length with the most seeds, the longer one of a
         tie; [] where no length has two."""
-        lengths: dict[int, dict[Any, Run]] = defaultdict(dict)
-        for run in self.runs:
-            if run.completed:
-                lengths[length(run)].setdefault(run.seed, run)
-        most = max(lengths, key=lambda epochs: (len(lengths[epochs]), epochs), default=0)
-        found = list(lengths[most].values())
+        found = max((completed(runs) for runs in by_length(self.runs).values()), key=len, default=[])
         return found if len(found) > 1 else []
 
 
-def variants(runs: Iterable[Run], varied: Mapping[str, Mapping[str, Any]]) -> list[Variant]:
-    """The runs in variants: of the report's experiments first, in its order, then of others as they come.
-
-    Args:
-        runs: in any order.
-        varied: of each run by name the settings that vary.
-    """
-    together: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+def by_length(runs: Iterable[Run]) -> dict[int, list[Run]]:
+    """The runs by the number of epochs that they were to have, the longest first."""
+    lengths: dict[int, list[Run]] = defaultdict(list)
     for run in runs:
-        settings = {name: value for name, value in varied[run.name].items() if name != LENGTH and value is not None}
-        together[str(run.experiment), str(run.model), tuple(settings.items())].append(run)
+        lengths[run.planned].append(run)
+    return dict(sorted(lengths.items(), reverse=True))
+
+
+def completed(runs: Iterable[Run]) -> list[Run]:
+    """Of runs that differ in their seeds, the completed ones: one for each seed, as they come."""
+    seeds: dict[Any, Run] = {}
+    for run in runs:
+        if run.completed:
+            seeds.setdefault(run.seed, run)
+    return list(seeds.values())
+
+
+def varied(runs: Sequence[Run]) -> dict[str, dict[str, str | None]]:
+    """Of each run by name its settings that differ between runs of one experiment and model, the seeds aside, as the
+    command line writes them; None for one that it does not have."""
+    left_out = (*PLACES, *LABELS, *SEEDS, *HASHES)
+    shown = {
+        run.name: {name: as_override(value) for name, value in run.settings.items() if not is_among(name, left_out)}
+        for run in runs
+    }
+    values: dict[tuple[Any, Any, str], Counter[str]] = defaultdict(Counter)
+    for run in runs:
+        for name, value in shown[run.name].items():
+            values[run.experiment, run.model, name][value] += 1
+    counts = Counter((run.experiment, run.model) for run in runs)
+    for (experiment, model, _), seen in values.items():
+        if seen.total() < counts[experiment, model]:
+            seen["null"] += 1  # a run without a setting, since that is newer or of another optimizer, ran as with null
+    names = sorted({name for (_, _, name), seen in values.items() if len(seen) > 1})
+    return {run.name: {name: shown[run.name].get(name) for name in names} for run in runs}
+
+
+def variants(runs: Sequence[Run]) -> list[Variant]:
+    """The runs in variants: of the original report's experiments first, in its order, then of others as they come."""
+    settings_of = varied(runs)
+    together: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[Run]] = defaultdict(list)
     several: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for experiment, model, settings in together:
-        for name, value in settings:
+    for run in runs:
+        experiment, model = str(run.experiment), str(run.model)
+        others = settings_of[run.name]
+        settings = {name: value for name, value in others.items() if name != LENGTH and value is not None}
+        together[experiment, model, tuple(settings.items())].append(run)
+        for name, value in settings.items():
             several[experiment, model, name].add(value)
     found = [
         Variant(
@@ -88,23 +118,18 @@ def variants(runs: Iterable[Run], varied: Mapping[str, Mapping[str, Any]]) -> li
     return sorted(found, key=lambda variant: order.get(variant.experiment, len(order)))
 
 
-def length(run: Run) -> int:
-    """How many epochs it has."""
-    return int(run.record.get("epochs", 0)) if run.completed else run.length
-
-
 def damage(run: Run) -> str | None:
-    """What is wrong with its metrics.csv; None where it can be used."""
+    """What is wrong with its metrics.csv; None where it can be used, whichever columns it has."""
     try:
         epochs = run.epochs.table
     except SettingError:
         return "its metrics.csv is damaged"
     if not epochs:
         return "it has no metrics.csv, or one without epochs"
-    if not set(COLUMNS) <= set(epochs):
-        return f"its metrics.csv has no column {', '.join(sorted(set(COLUMNS) - set(epochs)))}"
-    if run.completed and len(epochs["epoch"]) != run.record.get("epochs"):
-        return f"its metrics.csv has {len(epochs['epoch'])} epochs, its run.json {run.record.get('epochs')}"
+    if "epoch" not in epochs:
+        return "its metrics.csv has no column epoch"
+    if run.completed and len(run.epochs) != run.record.get("epochs"):
+        return f"its metrics.csv has {len(run.epochs)} epochs, its run.json {run.record.get('epochs')}"
     return None
 
 
@@ -120,35 +145,24 @@ def configured(experiment: str, model: str) -> Mapping[str, Any] | None:
     return flatten(config)
 
 
-def changed(run: Run) -> dict[str, Any] | None:
-    """The settings that differ from those of its experiment and model, less its seed and place; None where that is no
-    experiment or model of this project's, or where the run lacks one of their settings; one that is newer than the run
-    is null by default, and so was the run."""
+def command(runs: Sequence[Run]) -> str | None:
+    """The `mnist-train` command that makes these again, which differ in their seeds; None where that takes a
+    configuration of the user's own, or where they lack a setting that has a value today."""
+    run = runs[0]
     given = configured(str(run.experiment), str(run.model))
     if given is None or not run.settings or any(given[name] is not None for name in given.keys() - run.settings.keys()):
         return None
-    return {
-        name: value
-        for name, value in run.settings.items()
-        if name not in (*PLACES, *NAMED) and (name not in given or given[name] != value)
-    }
-
-
-def command(runs: Sequence[Run]) -> str | None:
-    """The `mnist-train` command that makes these again, which differ in their seeds; None where that takes a
-    configuration of the user's own."""
-    run = runs[0]
-    others, given = changed(run), configured(str(run.experiment), str(run.model))
-    if others is None or given is None:
-        return None
+    changed = differing(given, run.settings, (*PLACES, *LABELS, *SEEDS))
     seeds = ",".join(str(other.seed) for other in runs)
     words = ["mnist-train", *(["-m"] if len(runs) > 1 else [])]
     words += [f"experiment={run.experiment}", f"model={run.model}", f"seed={seeds}"]
     if run.settings.get("data.seed") != run.seed:
         words.append(f"data.seed={run.settings.get('data.seed')}")
-    words += [f"{'' if name in given else '+'}{name}={_spelled(value)}" for name, value in others.items()]
+    in_order = {name: value for name, value in run.settings.items() if name in changed}
+    words += [f"{'' if name in given else '+'}{name}={as_override(value)}" for name, value in in_order.items()]
     return shlex.join(words)
 
 
-def _spelled(value: Any) -> str:
+def as_override(value: Any) -> str:
+    """A value as the command line writes it."""
     return f"[{','.join(map(str, map(spelled, value)))}]" if isinstance(value, list) else str(spelled(value))

@@ -1,6 +1,8 @@
-"""What makes two runs the same run: which settings say what is computed, and which only where, how long or how watched.
+"""Which settings make a run another run: a setting is a place, a label, a seed, the length, or how a run is watched or
+computed.
 
-Every comparison of settings in this package starts from these lists.
+A setting in none of the lists says what is computed. Every comparison of settings in this package starts from them. A
+name that ends in a dot stands for every setting under it.
 """
 
 import json
@@ -15,7 +17,24 @@ PLACES = ("run_dir", "sweep")  # where a run lies
 LABELS = ("experiment", "network")  # what it is called
 SEEDS = ("seed", "data.seed")  # what differs between the repetitions of one experiment
 LENGTH = "trainer.max_epochs"  # how far it goes
-WATCHED = ("tensorboard.",)  # what is shown of it; a name that ends in a dot stands for every setting under it
+WATCHED = ("tensorboard.",)  # what is shown of it
+HASHES = ("data.sha256", "data.sha256.")  # they follow from the data set
+# How it is computed: of one experiment on any machine. The bits may depend on it.
+COMPUTED = (
+    "threads",
+    "optimizer.fused",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.steps",
+    "trainer.deterministic",
+    "data.eval_batch_size",
+    "data.root",
+    "data.download",
+    "data.mirror",
+    *HASHES,
+)
 
 
 STEPS = "trainer.steps"
@@ -59,6 +78,12 @@ def other_settings(one: Mapping[str, Any] | DictConfig, other: Mapping[str, Any]
     if others.get(STEPS, ("", ""))[1] == "auto":
         del others[STEPS]
     return others
+
+
+def other_experiment(one: Mapping[str, Any] | DictConfig, other: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
+    """The settings that make one configuration another experiment than the other, as `differing` gives them: neither
+    seeds nor length nor how it is computed."""
+    return differing(one, other, (*PLACES, *LABELS, *SEEDS, LENGTH, *WATCHED, *COMPUTED))
 
 
 def was_run_with(others: Mapping[str, tuple[Any, Any]]) -> str:

@@ -24,16 +24,23 @@ class Metric(NamedTuple):
     form: Form
     chart: str | None = None
 
+    @property
+    def short(self) -> str:
+        """Its title without the set that it is measured on, such as `accuracy` or `F1`."""
+        return self.title.partition(" ")[2] if "/" in self.name else self.title
+
+    def scaled(self, value: float) -> float:
+        """A value in the unit that tables show: percent for a fraction."""
+        return 100 * value if self.form == "fraction" else value
+
+    @property
+    def digits(self) -> int:
+        """How many digits after the point tables show of a scaled value."""
+        return {"count": 0, "loss": 4, "fraction": 2, "rate": 6, "seconds": 1}[self.form]
+
     def text(self, value: float) -> str:
         """A value as tables show it: a loss with four digits, a fraction in percent."""
-        forms: dict[Form, str] = {
-            "count": f"{value:.0f}",
-            "loss": f"{value:.4f}",
-            "fraction": f"{100 * value:.2f}",
-            "rate": f"{value:g}",
-            "seconds": f"{value:.1f}",
-        }
-        return forms[self.form]
+        return f"{value:g}" if self.form == "rate" else f"{self.scaled(value):.{self.digits}f}"
 
 
 METRICS = (

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mnist_mlp.run.identity import upgraded
+from mnist_mlp.run.identity import LENGTH, upgraded
 from mnist_mlp.run.metrics import Row
 from mnist_mlp.settings import SettingError, flatten, name_network
 
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def model(self) -> Any:
-        """Its network's name; of a record that calls one network by another's name, what was built."""
+        """Its network's name. Where a record calls one network by another's name, this is what was built."""
         label = self.record.get("model")
         return name_network(label, self.settings) if isinstance(label, str) else label
 
@@ -62,12 +62,23 @@ class Run:
 
     @property
     def length(self) -> int:
-        """How many epochs it has."""
-        return len(self.epochs)
+        """How many epochs it has, by its record where it is completed: then its `metrics.csv` is not read."""
+        return int(self.record.get("epochs", 0)) if self.completed else len(self.epochs)
+
+    @property
+    def planned(self) -> int:
+        """How many epochs it was to have; those that it has, where its settings do not say."""
+        planned = self.settings.get(LENGTH)
+        return planned if isinstance(planned, int) else self.length
+
+    def has(self, columns: Iterable[str]) -> bool:
+        """Whether its `metrics.csv` has all of these columns."""
+        return all(column in self.epochs for column in columns)
 
 
 class Epochs:
-    """What a run's `metrics.csv` holds, one row for each epoch. It may have fewer columns than today's files, or more.
+    """What a run's `metrics.csv` holds, one row for each epoch. Its columns may be fewer than today's, or more, in any
+    order.
 
     The file is read when this is made, and its numbers when they are asked for.
 

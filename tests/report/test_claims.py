@@ -10,10 +10,11 @@ import pytest
 import torch
 from helpers import make_run
 
-from mnist_mlp.report import claims
-from mnist_mlp.report.claims import CLAIMS, Claim, judge, learning_rates, several_tests
+from mnist_mlp.report import claims, sheet
+from mnist_mlp.report.claims import entries, judge, learning_rates
 from mnist_mlp.report.evidence import Evidence, Interval
-from mnist_mlp.report.original import recorded
+from mnist_mlp.report.original import original_run, original_runs
+from mnist_mlp.report.sheet import Claim, several_tests
 from mnist_mlp.run.records import read_runs
 
 EPOCHS = np.arange(1, 501)
@@ -31,7 +32,7 @@ def judged(root: Path, key: str) -> Claim:
 
 def curve(experiment: int, network: str, column: str) -> np.ndarray:
     """A curve of 500 epochs through the recorded points."""
-    (points,) = (run.points for run in recorded() if (run.experiment, run.network) == (experiment, network))
+    points = original_run(experiment, network).points
     return np.interp(EPOCHS, points["epoch"], points[column])
 
 
@@ -51,7 +52,7 @@ OUTCOMES = [(ABOVE, "holds"), (BELOW, "does not hold"), (ACROSS, "undecided"), (
 def test_without_runs_every_claim_of_them_is_open_and_says_what_is_missing(tmp_path: Path) -> None:
     make_run(tmp_path, *A, status="running")
     found = judge(Evidence(read_runs(tmp_path)))
-    assert len(found) == len(CLAIMS) == len({claim.key for claim in found})
+    assert len(found) == len(entries()) == len({claim.key for claim in found})
     for claim in found:
         # Of the scheduler PyTorch itself speaks, whatever ran here.
         assert claim.verdict == ("does not hold" if claim.key == "rate_decayed" else "undecided"), claim.key
@@ -65,14 +66,14 @@ def test_without_runs_every_claim_of_them_is_open_and_says_what_is_missing(tmp_p
 
 
 def test_the_claims_are_quoted_from_the_report() -> None:
-    # Every number in the report's words is one that records.yaml has from the text.
-    quoted = " ".join(claims.words(f"dropout_{network}")["words"] for network in "ab")
-    for run in recorded():
+    # Every number in the report's words is one that original.yaml has from the text.
+    quoted = " ".join(entries()[f"dropout_{network}"]["words"] for network in "ab")
+    for run in original_runs():
         assert f"{run.text.val_loss}" in quoted
         if run.experiment == 2:
             assert f"{run.text.final_accuracy}%" in quoted
-    for run in recorded()[:2]:
-        words = claims.words("accuracies")["words"]
+    for run in original_runs()[:2]:
+        words = entries()["accuracies"]["words"]
         for number in (run.text.final_accuracy, run.text.best_accuracy, run.text.test_accuracy):
             assert f"{number}%" in words
         assert f"epoch {run.text.best_epoch}" in words
@@ -183,7 +184,7 @@ def test_reproduced(tmp_path: Path, experiment: int, changes: dict[str, Any], ex
 
 def test_a_curve_that_goes_up_and_down_has_not_the_shape(tmp_path: Path) -> None:
     # Within a factor of two everywhere.
-    factors = np.where(np.isin(EPOCHS, recorded()[0].points["epoch"][::2]), 1.9, 1 / 1.9)
+    factors = np.where(np.isin(EPOCHS, original_runs()[0].points["epoch"][::2]), 1.9, 1 / 1.9)
     reproduce(tmp_path, 2, val_loss=lambda values: values * factors)
     assert verdict(tmp_path, "reproduced_2") == "does not hold"
 
@@ -209,7 +210,9 @@ def test_a_run_that_has_learnt_everything_is_told_of(tmp_path: Path) -> None:
     ("hidden", "expected"), [([64, 128, 64], "does not hold"), ([64, 64, 64, 64], "holds"), (None, "undecided")]
 )
 def test_deeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: list[int] | None, expected: str) -> None:
-    monkeypatch.setattr("mnist_mlp.report.evidence.deviations", lambda run: {})  # which would refuse another Network B
+    # Both would see another network than B.
+    monkeypatch.setattr("mnist_mlp.report.evidence.deviations", lambda run: {})
+    monkeypatch.setattr("mnist_mlp.run.records.name_network", lambda label, settings: label)
     make_run(tmp_path, *A)
     if hidden:
         make_run(tmp_path, *B, settings={"model.hidden": hidden})
@@ -473,6 +476,6 @@ def test_several_tests_by_hand() -> None:
 
 def test_an_interval_at_nothing_is_no_difference() -> None:
     nothing = Interval(0, 0, 0, 1)
-    assert claims.positive(nothing) == claims.negative(nothing) == "does not hold"
-    assert claims.near(nothing) == "holds"
-    assert claims.combined([]) == "undecided"
+    assert sheet.positive(nothing) == sheet.negative(nothing) == "does not hold"
+    assert sheet.near(nothing) == "holds"
+    assert sheet.combined([]) == "undecided"

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from mnist_mlp.report import figures
-from mnist_mlp.report.figures import BLUE, DASHES, FLOOR, Line, Stated, drawn
-from mnist_mlp.report.original import recorded
+from mnist_mlp.report.figures import BLUE, DASHES, FLOOR, Curve, Stated, rendered
+from mnist_mlp.report.original import original_runs
 from mnist_mlp.run.directory import metrics_csv
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.run.records import Run
@@ -37,7 +37,7 @@ def test_mean_and_sd_of_the_epochs_that_all_runs_have(tmp_path: Path) -> None:
 
 
 def test_a_chart_has_the_curves_and_the_reports_points(tmp_path: Path) -> None:
-    own = recorded()[0]
+    own = original_runs()[0]
     run = make_run(tmp_path / "a", **{"val/loss": [0.3, 0.25, 0.75], "train/loss": [0.5, 1e-9, 0.0]})
     axes = figures.loss_and_error(run, "title", own.points, [Stated("val/loss", 3, 0.65)]).axes[0]
     lines = [line.get_ydata() for line in axes.lines]
@@ -68,13 +68,13 @@ def test_below_the_metrics_stand_their_distances_from_the_accuracy(tmp_path: Pat
 
 def test_the_same_runs_give_the_same_bytes_in_either_form(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / str(seed), **{"val/accuracy": [0.9, 0.95 + seed / 100, 1.0]}) for seed in range(3)]
-    lines = [Line("a < b & c", BLUE, DASHES[0], runs)]
+    lines = [Curve("a < b & c", BLUE, DASHES[0], runs)]
 
     def build() -> figures.Figure:
         return figures.together(lines, "val/accuracy", "Accuracy")
 
-    png, svg = drawn(build)
-    assert drawn(build) == (png, svg)
+    png, svg = rendered(build)
+    assert rendered(build) == (png, svg)
     assert Image.open(BytesIO(png)).size == (
         round(figures.WIDTH * figures.DPI),
         round((figures.HEIGHT + 0.2) * figures.DPI),
@@ -85,8 +85,8 @@ def test_the_same_runs_give_the_same_bytes_in_either_form(tmp_path: Path) -> Non
     assert b"date" not in svg
 
 
-@pytest.mark.parametrize("column", figures.TITLES)
+@pytest.mark.parametrize("column", figures.charted())
 def test_every_metric_can_be_drawn_where_it_does_not_change_and_where_it_is_0(tmp_path: Path, column: str) -> None:
     for number, value in enumerate((0.0, 1.0)):
         run = make_run(tmp_path / str(number), **{name: [value] for name in COLUMNS[1:]})
-        drawn(lambda run=run: figures.together([Line("a", BLUE, "-", [run])], column, "title"))
+        rendered(lambda run=run: figures.together([Curve("a", BLUE, "-", [run])], column, "title"))

@@ -2,13 +2,13 @@ from decimal import Decimal
 
 import numpy as np
 
-from mnist_mlp.report.original import recorded, setup
+from mnist_mlp.report.original import original_runs, setup
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.settings import compose_config
 
 
 def test_headlines_are_as_printed() -> None:
-    one_a, one_b, two_a, two_b = recorded()
+    one_a, one_b, two_a, two_b = original_runs()
     assert str(one_a.text.final_accuracy) == "97.86"
     assert (one_a.text.best_accuracy, one_a.text.best_epoch) == (Decimal("98.22"), 430)
     assert (one_a.record.val_loss, one_a.record.train_loss) == (Decimal("0.7117"), Decimal("0.0023"))
@@ -23,15 +23,15 @@ def test_headlines_are_as_printed() -> None:
 
 
 def test_every_run_has_twenty_consistent_epochs() -> None:
-    assert [(run.experiment, run.network, run.figure) for run in recorded()] == [
+    assert [(run.experiment, run.network, run.figure) for run in original_runs()] == [
         (1, "A", 10),
         (1, "B", 12),
         (2, "A", 14),
         (2, "B", 16),
     ]
-    for run in recorded():
+    for run in original_runs():
         assert set(run.points) < set(COLUMNS)
-        assert run.points["epoch"].tolist() == recorded()[0].points["epoch"].tolist()
+        assert run.points["epoch"].tolist() == original_runs()[0].points["epoch"].tolist()
         assert (len(run.points["epoch"]), run.points["epoch"][-1]) == (20, 500)
         assert np.array_equal(run.points["val/recall"], run.points["val/accuracy"])
         for column, values in run.points.items():
@@ -47,7 +47,7 @@ def test_every_run_has_twenty_consistent_epochs() -> None:
 
 
 def test_the_times_add_up_to_what_the_records_say() -> None:
-    total = sum(run.seconds for run in recorded())
+    total = sum(run.seconds for run in original_runs())
     assert total == 30_758
     assert round(total / 2000, 1) == 15.4
 
@@ -55,6 +55,6 @@ def test_the_times_add_up_to_what_the_records_say() -> None:
 def test_setups_and_names_are_this_projects() -> None:
     assert [entry.what for entry in setup()][:2] == ["optimiser", "scheduler"]
     assert "never decayed" in setup()[1].dropout
-    for run in recorded():
+    for run in original_runs():
         for experiment in (run.as_run, run.as_told):
             assert compose_config([f"experiment={experiment}", f"model={run.model}"]).model.hidden

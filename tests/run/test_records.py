@@ -7,7 +7,7 @@ import pytest
 
 from mnist_mlp.run.directory import metrics_csv
 from mnist_mlp.run.metrics import COLUMNS
-from mnist_mlp.run.records import read_runs
+from mnist_mlp.run.records import last_row, read_runs
 from mnist_mlp.settings import SettingError
 
 
@@ -19,10 +19,11 @@ def test_a_run_is_what_its_files_say(finished: tuple[Path, dict[str, Any]]) -> N
     assert run.settings["optimizer.lr"] == 0.001  # a number, not a text
     assert run.settings["model.hidden"] == [64, 128, 64]
     assert run.settings["data.root"] is not None
-    assert tuple(run.epochs) == COLUMNS
+    assert run.epochs.columns == COLUMNS
+    assert run.length == run.planned == 3
     assert run.epochs["epoch"].tolist() == [1, 2, 3]
-    assert all(values.dtype == np.float64 for values in run.epochs.values())
-    for column, values in run.epochs.items():
+    assert all(values.dtype == np.float64 for values in run.epochs.table.values())
+    for column, values in run.epochs.table.items():
         assert values[-1] == record["final"][column]  # to the last bit
 
 
@@ -33,13 +34,14 @@ def test_runs_come_in_the_order_of_their_numbers_and_none_is_inside_another(tmp_
     (tmp_path / "multirun.yaml").touch()  # makes no run of what holds it
     first, second = read_runs(tmp_path)
     assert (first.name, second.name) == ("seed=9", "seed=10")
-    assert (first.settings, first.epochs, first.lines(), first.completed) == ({}, {}, [], False)
+    assert (first.settings, first.epochs.table, first.epochs.columns, first.completed) == ({}, {}, (), False)
+    assert len(first.epochs) == first.length == first.planned == 0
 
 
 def test_a_run_before_its_first_epoch_has_no_epochs(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "metrics.csv").write_text(metrics_csv([]))
-    assert read_runs(tmp_path)[0].epochs == {}
+    assert read_runs(tmp_path)[0].epochs.table == {}
 
 
 @pytest.mark.parametrize(
@@ -58,10 +60,24 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, file: str, content: str 
     (tmp_path / "run.json").write_text(json.dumps({"status": "completed"}))
     (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SettingError, match=problem) as caught:
-        _ = read_runs(tmp_path)[0].epochs
+        _ = read_runs(tmp_path)[0].epochs.table
     assert "\n" not in str(caught.value)
 
 
 def test_a_directory_without_runs_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="holds no runs"):
         read_runs(tmp_path)
+
+
+def test_columns_may_be_in_another_order_and_more_or_fewer(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"status": "running"}')
+    (tmp_path / "metrics.csv").write_text("val/new,lr,epoch\n0.5,0.1,1\n0.25,0.2,2\n")
+    (run,) = read_runs(tmp_path)
+    assert run.epochs["lr"].tolist() == [0.1, 0.2]
+    assert run.epochs.row(-1) == {"val/new": 0.25, "lr": 0.2, "epoch": 2}
+    assert run.epochs.texts(1) == {"val/new": "0.5", "lr": "0.1", "epoch": "1"}
+    assert last_row(tmp_path) == run.epochs.row(2)
+    assert run.has(["lr", "val/new"])
+    assert not run.has(["lr", "val/f1"])
+    with pytest.raises(SettingError, match="it has no column val/f1"):
+        _ = run.epochs["val/f1"]

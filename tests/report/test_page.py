@@ -14,15 +14,16 @@ import pytest
 from helpers import Command
 from omegaconf import OmegaConf
 
-from mnist_mlp.report import document
-from mnist_mlp.report.command import report
+from mnist_mlp.report import page
+from mnist_mlp.report.command import write_page
 from mnist_mlp.report.evidence import MODELS, Evidence
+from mnist_mlp.report.html import to_html
 from mnist_mlp.run.directory import metrics_csv
 from mnist_mlp.run.groups import EXPERIMENTS
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.run.records import read_runs
 from mnist_mlp.settings import SettingError, compose_config
-from mnist_mlp.sweeps.table import results, varied
+from mnist_mlp.sweeps.table import results
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "x](y)<img src=z onerror=a>`|**b**\n# c"
@@ -70,8 +71,8 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kept(paper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `mnist-report paper --output kept --readme README.md` writes."""
     directory = tmp_path_factory.mktemp("kept")
-    (directory / "README.md").write_text(f"before\n{document.BEGIN}\nold\n{document.END}\nafter\n")
-    report(paper, directory / "record", directory / "README.md")
+    (directory / "README.md").write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    write_page(paper, directory / "record", directory / "README.md")
     return directory / "record"
 
 
@@ -166,7 +167,7 @@ def test_the_kept_record_gives_the_same_report_byte_for_byte(paper: Path, kept: 
     before = {name: path.read_bytes() for name, path in files.items()}
     (kept / "figures" / "figure_99_of_an_earlier_report.png").touch()
     (kept / "figures" / "my_own.png").touch()
-    report(kept)
+    write_page(kept)
     assert not (kept / "figures" / "figure_99_of_an_earlier_report.png").exists()
     (kept / "figures" / "my_own.png").unlink()
     assert {path.relative_to(kept): path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
@@ -187,8 +188,8 @@ def test_the_figures_are_those_of_the_report_and_more(kept: Path) -> None:
 
 def test_the_readme_has_the_results_between_its_marks(kept: Path) -> None:
     text = (kept.parent / "README.md").read_text()
-    assert text.startswith(f"before\n{document.BEGIN}\n\n")
-    assert text.endswith(f"\n\n{document.END}\nafter\n")
+    assert text.startswith(f"before\n{page.BEGIN}\n\n")
+    assert text.endswith(f"\n\n{page.END}\nafter\n")
     assert "old" not in text.split()
     for place in re.findall(r"\]\((record/[^)]*)\)", text):
         assert (kept.parent / place).exists()
@@ -228,24 +229,24 @@ class Page(HTMLParser):
 
 def test_the_page_needs_nothing_but_itself(kept: Path) -> None:
     text = (kept / "report.html").read_text()
-    page = Page(text)
-    assert page.open == []
-    assert "script" not in page.tags
-    assert "link" not in page.tags
+    shown = Page(text)
+    assert shown.open == []
+    assert "script" not in shown.tags
+    assert "link" not in shown.tags
     assert "url(" not in text.partition("</style>")[0]
-    assert {value.partition(",")[0] for name, value in page.attributes if name == "src"} == {
+    assert {value.partition(",")[0] for name, value in shown.attributes if name == "src"} == {
         "data:image/svg+xml;base64"
     }
-    assert all(len(image["alt"] or "") > 20 for image in page.images)
-    assert len(page.images) == len(list((kept / "figures").glob("*.svg")))
-    assert not [name for name, _ in page.attributes if name.startswith("on")]
-    assert ("lang", "en") in page.attributes
-    assert ("name", "viewport") in page.attributes
-    ids = [value for name, value in page.attributes if name == "id"]
+    assert all(len(image["alt"] or "") > 20 for image in shown.images)
+    assert len(shown.images) == len(list((kept / "figures").glob("*.svg")))
+    assert not [name for name, _ in shown.attributes if name.startswith("on")]
+    assert ("lang", "en") in shown.attributes
+    assert ("name", "viewport") in shown.attributes
+    ids = [value for name, value in shown.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    links = {value for name, value in page.attributes if name == "href"}
+    links = {value for name, value in shown.attributes if name == "href"}
     assert {link.removeprefix("#") for link in links if link.startswith("#")} <= set(ids)
-    assert page.tags.count("h1") == 1
+    assert shown.tags.count("h1") == 1
 
 
 def test_what_a_name_holds_is_shown_and_not_obeyed(tmp_path: Path) -> None:
@@ -256,14 +257,14 @@ def test_what_a_name_holds_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     (tmp_path / "e" / "run.json").write_text(json.dumps(failed))
     make_run(tmp_path / "f", "baseline", "network_a", 3, experiment=HOSTILE, device=HOSTILE)
     runs = read_runs(tmp_path)
-    made = document.compose(runs, varied(runs))
+    made = page.compose(runs)
     figures = {f"figures/{picture.name}.svg": b"<svg/>" for picture in made.pictures}
-    page = Page(document.to_html(made.markdown, made.title, figures))
-    assert page.open == []
-    assert all((image["src"] or "").startswith("data:image/svg+xml;base64,") for image in page.images)
-    assert not [name for name, _ in page.attributes if name.startswith("on")]
-    assert page.tags.count("h1") == 1
-    text = "".join(page.words)
+    shown = Page(to_html(made.markdown, made.title, figures))
+    assert shown.open == []
+    assert all((image["src"] or "").startswith("data:image/svg+xml;base64,") for image in shown.images)
+    assert not [name for name, _ in shown.attributes if name.startswith("on")]
+    assert shown.tags.count("h1") == 1
+    text = "".join(shown.words)
     assert text.count(HOSTILE.replace("\n", " ")) >= 3  # the error, the device, the table's label
     assert "a <b> `c` | d" in text
 
@@ -280,7 +281,7 @@ def test_what_is_missing_stands_first(tmp_path: Path) -> None:
     shorter = (tmp_path / "f" / "metrics.csv").read_text().splitlines()[:-1]
     (tmp_path / "f" / "metrics.csv").write_text("\n".join(shorter) + "\n")
     runs = read_runs(tmp_path)
-    made = document.compose(runs, varied(runs))
+    made = page.compose(runs)
     top = made.markdown.partition("\n## ")[0]
     assert "1 of 6 runs failed: `c` (RuntimeError: why)." in top
     assert "`d` is left out of the figures and verdicts: its metrics.csv is damaged." in top
@@ -301,7 +302,7 @@ def test_a_run_with_another_rate_does_not_speak_for_the_report(tmp_path: Path) -
     for number, rate in enumerate((0.1, 0.01)):
         make_run(tmp_path / str(number), "baseline", "network_a", 3, 0, f"optimizer.lr={rate}")
     runs = read_runs(tmp_path)
-    made = document.compose(runs, varied(runs))
+    made = page.compose(runs)
     assert made.title == "Runs"
     assert "Nothing is missing" not in made.markdown
     assert "## Verdicts" not in made.markdown
@@ -323,7 +324,7 @@ def test_of_many_settings_some_are_drawn_and_the_document_stays_small(tmp_path: 
         shutil.copytree(tmp_path / "0", tmp_path / str(number))
         (tmp_path / str(number) / "config.yaml").write_text(config.replace("lr: 0.001", f"lr: 0.1{number:03}"))
     runs = read_runs(tmp_path)
-    made = document.compose(runs, varied(runs))
+    made = page.compose(runs)
     assert "The 8 with the highest validation accuracy of 70." in made.markdown
     assert "10 more rows are left out here; `results.csv` has every run." in made.markdown
     assert len(rows_after(made.markdown, "## All completed runs")) == 62
@@ -358,17 +359,17 @@ def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "run.json").write_text("[1]")
     with pytest.raises(SettingError, match=r"has a damaged run.json \(no JSON object\)"):
-        report(tmp_path)
+        write_page(tmp_path)
     assert not (tmp_path / "report.md").exists()
 
 
 def test_the_committed_record_is_what_its_runs_say() -> None:
     """logs/paper and the README: made anew from the runs' records, all but the drawing."""
     readme = (ROOT / "README.md").read_text()
-    section = readme.partition(document.BEGIN)[2].partition(document.END)[0].strip()
+    section = readme.partition(page.BEGIN)[2].partition(page.END)[0].strip()
     record = ROOT / "logs" / "paper"
     runs = read_runs(record)
-    made = document.compose(runs, varied(runs))
+    made = page.compose(runs)
     # What repeats each of the 16 rows: a setting that is newer than the record must not take the command away.
     assert made.markdown.count("\nmnist-train ") == made.markdown.count("\nmnist-rerun ") == 16
     assert (record / "report.md").read_text() == made.markdown
@@ -377,6 +378,6 @@ def test_the_committed_record_is_what_its_runs_say() -> None:
     assert sorted(figures) == sorted(
         f"figures/{picture.name}{kind}" for picture in made.pictures for kind in (".png", ".svg")
     )
-    assert (record / "report.html").read_text() == document.to_html(made.markdown, made.title, figures)
+    assert (record / "report.html").read_text() == to_html(made.markdown, made.title, figures)
     rows = list(csv.DictReader((record / "results.csv").read_text().splitlines()))
     assert [row["weights_sha256"] for row in rows] == [row["weights_sha256"] for row in results(runs)]

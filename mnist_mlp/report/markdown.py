@@ -1,0 +1,31 @@
+"""Markdown of texts and tables: what a run's record says is shown as it is, and never obeyed."""
+
+import re
+from collections.abc import Sequence
+
+
+def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, its first column to the left and, where they hold numbers, the others to the right."""
+    numbers = [all(re.match(r"[\d.,±−+ ()]*$", row[index]) for row in rows) for index in range(len(heading))]
+    rule = ["---:" if index and number else "---" for index, number in enumerate(numbers)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heading, rule, *rows))
+
+
+def named(name: str) -> str:
+    """A run's name: as code, or, with letters in it that end code or a table's cell, escaped."""
+    return f"`{name}`" if re.fullmatch(r"[\w=,./+:@\[\]() -]+", name, re.ASCII) else plain(name)
+
+
+def plain(value: object) -> str:
+    """Text that Markdown and HTML show as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>&|~$!#])", r"\\\1", control(str(value)))
+
+
+def control(text: str) -> str:
+    """The text on one line: what a terminal or a browser would act on, such as a newline, as a space."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def anchor(heading: str) -> str:
+    """A heading's name in links, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
