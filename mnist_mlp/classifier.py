@@ -27,6 +27,7 @@ from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import NonFiniteLossError
 from mnist_mlp.steps.choice import Steps
 from mnist_mlp.steps.compiled import STEPS_PER_GRAPH, CompiledSteps
+from mnist_mlp.steps.means import EpochMeans
 from mnist_mlp.steps.native import NativeSteps
 
 Average = Literal["weighted", "macro", "micro"]
@@ -35,36 +36,6 @@ Average = Literal["weighted", "macro", "micro"]
 def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
     """The loss, wherever it is computed: logits (N, num_classes), labels (N,) -> (); `reduction` is `mean` or `sum`."""
     return F.cross_entropy(logits, labels, reduction=reduction)
-
-
-class EpochMeans:
-    """Exact means of loss and error over the samples of an epoch, left on the device until the epoch's end."""
-
-    def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._errors: list[Tensor] = []
-        self._sums: list[float] = []
-        self._samples = 0
-
-    def add(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Losses: any shape, together the sum over these samples; logits (N, num_classes); labels (N,)."""
-        self._losses.append(losses.flatten())
-        self._errors.append((logits.argmax(dim=1) != labels).sum())
-        self._samples += len(labels)
-
-    def add_sums(self, loss: float, errors: int, samples: int) -> None:
-        """The sum of the losses and the number of errors of these samples."""
-        self._sums.append(loss)
-        self._errors.append(torch.tensor(errors))
-        self._samples += samples
-
-    def take(self) -> tuple[float, float]:
-        """Mean loss and share of errors, both over all samples added; starts afresh."""
-        if self._losses:
-            self._sums.append(torch.cat(self._losses).cpu().double().sum().item())  # on the CPU: MPS has no float64
-        loss, error = math.fsum(self._sums) / self._samples, int(torch.stack(self._errors).sum()) / self._samples
-        self.__init__()  # type: ignore[misc]
-        return loss, error
 
 
 class Classifier(LightningModule):
@@ -161,7 +132,10 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch | Minibatches, batch_idx: int) -> None:
         """Trains on a group of minibatches, as `MNISTDataModule` gives them, or on one, as any other does."""
         if self.native:
-            self._native_steps(batch, batch_idx)
+            self.before_step()
+            group = self.native.train_batch(batch, epoch=self.current_epoch, number=batch_idx)
+            self.training_means.add_sums(group.loss, group.errors, group.samples)
+            self._count_steps(group.steps)
             return
         all_losses, all_logits, all_labels = [], [], []
         remaining = iter(batch if isinstance(batch, Minibatches) else [batch])
@@ -174,20 +148,6 @@ class Classifier(LightningModule):
         # What the epoch's means need, once for the whole group: no .item(), logging or metric in the loop above.
         sizes = torch.tensor([len(labels) for labels in all_labels], device=all_losses[0].device)
         self.training_means.add(torch.stack(all_losses) * sizes, torch.cat(all_logits), torch.cat(all_labels))
-
-    def _native_steps(self, batch: Batch | Minibatches, batch_idx: int) -> None:
-        assert self.native is not None
-        self.before_step()
-        if isinstance(batch, Minibatches):
-            data, order = self.native.keep(batch.images, batch.labels), batch.order
-            size, first = batch.batch_size, batch.first
-        else:
-            data, start = self.native.find(*batch)
-            size, first = len(batch[1]), batch_idx
-            order = torch.arange(start, start + size)
-        loss, errors = self.native.train(data, order, size, epoch=self.current_epoch, step=first)
-        self._count_steps(math.ceil(len(order) / size))
-        self.training_means.add_sums(loss, errors, len(order))
 
     def _count_steps(self, count: int) -> None:
         """Counts optimizer steps that were made at once, for Lightning's global_step."""

@@ -5,8 +5,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_mlp.backbone import check_logits
 from mnist_mlp.classifier import Classifier, score
 from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, weights_sha256
-from mnist_mlp.run.directory import DISK_ERRORS, RunDirectory
+from mnist_mlp.run.directory import RunDirectory, disk_errors
 from mnist_mlp.run.provenance import device_name, git_state, uncommitted_diff, versions
 from mnist_mlp.run.recorder import Recorder
 from mnist_mlp.run.signals import StopSignals
@@ -190,30 +189,7 @@ def complete(session: Session, run: RunDirectory) -> None:
         data_sha256=getattr(datamodule, "data_sha256", None),  # a data module of one's own may not say
         wall_seconds=round(recorder.wall_seconds(), 3),
     )
-    log.info(
-        "%s: %d epoch%s, validation accuracy %.2f%%, best %.2f%% in epoch %d, test %.2f%% with the last weights and "
-        "%.2f%% with the best",
-        os.path.relpath(run.path),
-        len(rows),
-        "" if len(rows) == 1 else "s",
-        100 * rows[-1]["val/accuracy"],
-        100 * best["val/accuracy"],
-        best["epoch"],
-        100 * test["last"]["accuracy"],
-        100 * test["best"]["accuracy"],
-    )
-
-
-@contextmanager
-def disk_errors(run_dir: str) -> Iterator[None]:
-    """Raises: SettingError, where the disk is full or can no longer be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        problem = f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
-        raise SettingError("run_dir", os.path.relpath(run_dir), problem) from error
+    log.info("%s: %s", os.path.relpath(run.path), recorder.conclusion(test))
 
 
 def _make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:

@@ -10,11 +10,12 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from torch import Tensor, nn
 
 from mnist_mlp.backbone import MLP
-from mnist_mlp.classifier import Average, Classifier, EpochMeans
+from mnist_mlp.classifier import Average, Classifier
 from mnist_mlp.datamodule import InOrder, MNISTDataModule, TrainingEpoch
 from mnist_mlp.run.checkpoint import weights_sha256
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import NonFiniteLossError
+from mnist_mlp.steps.means import EpochMeans
 
 
 def trainer(**settings: Any) -> Trainer:

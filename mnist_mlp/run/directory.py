@@ -5,7 +5,8 @@ import errno
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,6 +44,18 @@ def durable_write(path: Path, content: bytes) -> None:
             os.fsync(directory)  # the rename itself
         finally:
             os.close(directory)
+
+
+@contextmanager
+def disk_errors(run_dir: str) -> Iterator[None]:
+    """Raises: SettingError, where the disk is full or can no longer be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        problem = f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
+        raise SettingError("run_dir", os.path.relpath(run_dir), problem) from error
 
 
 class RunDirectory:

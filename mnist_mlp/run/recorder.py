@@ -58,6 +58,16 @@ class Recorder(Checkpoint):
         """Seconds spent on the run so far, over all its sessions, less what kills made it repeat."""
         return self._earlier_seconds + time.perf_counter() - self._session_started
 
+    def conclusion(self, test: dict[str, dict[str, float]]) -> str:
+        """What to say of a run that is complete; `test` is as `run.json` has it."""
+        return (
+            f"{len(self.rows)} epoch{'' if len(self.rows) == 1 else 's'}, "
+            f"validation accuracy {self.rows[-1]['val/accuracy']:.2%}, "
+            f"best {self.best['val/accuracy']:.2%} in epoch {self.best['epoch']}, "
+            f"test {test['last']['accuracy']:.2%} with the last weights and "
+            f"{test['best']['accuracy']:.2%} with the best"
+        )
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress.console.is_terminal:
             self._progress.add_task(

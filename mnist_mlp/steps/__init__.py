@@ -1,4 +1,9 @@
 """How a group of minibatches is stepped fast.
 
-Open native.py first: the Python side of the kernel in kernel/. compiled.py compiles several steps into one graph.
+Open choice.py first: trainer.steps, and when it is which.
+
+native.py     the Python side of the kernel
+kernel/       the kernel: steps of an MLP, in C++
+compiled.py   several steps of any backbone as one graph of TorchInductor
+means.py      sums of losses and errors over an epoch
 """

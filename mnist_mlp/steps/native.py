@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mnist_mlp.backbone import MLP
+from mnist_mlp.datamodule import Batch, Minibatches
 
 OPTIMIZERS: dict[type[Optimizer], int] = {Adam: 0, AdamW: 1, SGD: 2}  # as in kernel/steps.h
 CLIPPINGS = {None: 0, "norm": 1, "value": 2}
@@ -262,6 +264,15 @@ class Evaluated:
     active: list[Tensor]
 
 
+class Trained(NamedTuple):
+    """What came of a group of minibatches: the sum of the losses, the errors, the images and the optimizer steps."""
+
+    loss: float
+    errors: int
+    samples: int
+    steps: int
+
+
 class NativeSteps:
     """Trains and evaluates a backbone with the kernel.
 
@@ -355,6 +366,23 @@ class NativeSteps:
         self._count(math.ceil(len(order) / batch_size))
         return group.loss, group.errors
 
+    def train_batch(self, batch: Batch | Minibatches, *, epoch: int, number: int) -> Trained:
+        """Trains on a group of minibatches of a set, which is made ready once; or on one minibatch of its own.
+
+        Args:
+            epoch: from 0.
+            number: how many minibatches of this epoch come before, where the batch does not say.
+        """
+        if isinstance(batch, Minibatches):
+            data, order = self._keep(batch.images, batch.labels), batch.order
+            size, first = batch.batch_size, batch.first
+        else:
+            data, start = self.find(*batch)
+            size, first = len(batch[1]), number
+            order = torch.arange(start, start + size)
+        loss, errors = self.train(data, order, size, epoch=epoch, step=first)
+        return Trained(loss, errors, len(order), math.ceil(len(order) / size))
+
     def evaluate(self, data: NativeImages, first: int = 0, count: int | None = None) -> Evaluated:
         """The backbone's outputs, without dropout, for `count` images from number `first` on (None: all the rest).
 
@@ -401,7 +429,7 @@ class NativeSteps:
                 self._sets[id(whole)] = known
         return known, first
 
-    def keep(self, images: Tensor, labels: Tensor) -> NativeImages:
+    def _keep(self, images: Tensor, labels: Tensor) -> NativeImages:
         """A whole set, made ready once and kept."""
         if id(images) not in self._sets:
             self._sets[id(images)] = NativeImages(images, labels, self.linears[-1].out_features)
