@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_mlp.run.identity import HASHES, LABELS, LENGTH, PLACES, SEEDS, differing, is_among
 from mnist_mlp.run.records import Run
-from mnist_mlp.settings import SettingError, compose_config, flatten, spelled
+from mnist_mlp.settings import SettingError, as_override, compose_config, flatten
 
 EXPERIMENTS = ("baseline", "dropout_scheduler", "dropout_as_run", "dropout_as_intended")  # in the order to show them
 
@@ -161,8 +161,3 @@ def command(runs: Sequence[Run]) -> str | None:
     in_order = {name: value for name, value in run.settings.items() if name in changed}
     words += [f"{'' if name in given else '+'}{name}={as_override(value)}" for name, value in in_order.items()]
     return shlex.join(words)
-
-
-def as_override(value: Any) -> str:
-    """A value as the command line writes it."""
-    return f"[{','.join(map(str, map(spelled, value)))}]" if isinstance(value, list) else str(spelled(value))
