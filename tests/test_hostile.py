@@ -142,7 +142,7 @@ def test_what_the_user_trusts_is_built(command: Command, hostile: Path, tmp_path
         "    def __init__(self):\n        super().__init__(nn.Flatten(), nn.Linear(784, 10))\n"
     )
     config = OmegaConf.load(hostile / "config.yaml")
-    config.model = {"_target_": "own.Net"}
+    config.model, config.trainer.steps = {"_target_": "own.Net"}, "auto"
     OmegaConf.save(config, hostile / "config.yaml")
     assert command("mnist-rerun", str(hostile), "--epochs", "1").returncode == 1
     done = command("mnist-rerun", str(hostile), "--epochs", "1", "--trust")

@@ -233,7 +233,7 @@ def test_the_command_prints_digit_and_probabilities(command: Command, finished: 
     Image.fromarray(DIGITS[0]).save(tmp_path / "a.png")
     checkpoint = str(finished[0] / "checkpoints" / "best.ckpt")
     done = command("mnist-predict", checkpoint, "a.png")
-    (probabilities,) = predict(Path(checkpoint), [DIGITS[0].astype(np.float32)])
+    (probabilities,) = predict(Path(checkpoint), [mnist_form(read_ink(tmp_path / "a.png"))])
     ((first, second, third), *_) = (np.argsort(probabilities)[::-1][:3],)
     shown = [f"{digit} ({probabilities[digit]:.1%})" for digit in (first, second, third)]
     assert (done.returncode, done.stderr) == (0, "")

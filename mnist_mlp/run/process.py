@@ -7,7 +7,7 @@ def prepare_process(threads: int | None) -> None:
     """Sets the environment that PyTorch and OpenMP read when they are first imported.
 
     Args:
-        threads: CPU threads; None leaves the number to them.
+        threads: CPU threads; None leaves the number to them, and so does what is no such number, which is refused later.
     """
-    if threads is not None:
+    if isinstance(threads, int) and threads > 0:
         os.environ["OMP_NUM_THREADS"] = str(threads)

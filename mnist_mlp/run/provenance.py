@@ -52,7 +52,7 @@ def uncommitted_diff() -> str | None:
 
 
 def _checkout() -> Path:
-    return Path(__file__).resolve().parents[1]
+    return Path(__file__).resolve().parents[2]
 
 
 def _git(*arguments: str) -> str:

@@ -2,8 +2,13 @@
 
 Open choice.py first: trainer.steps, and when it is which.
 
-native.py     the Python side of the kernel
-kernel/       the kernel: steps of an MLP, in C++
-compiled.py   several steps of any backbone as one graph of TorchInductor
-means.py      sums of losses and errors over an epoch
+native.py          the Python side of the kernel: what it can step, and what it is given
+kernel/network.h   one step of an MLP: forward, backward, clipping, optimizer; and evaluation
+kernel/product.h   products of matrices, tile by tile
+kernel/random.h    Philox, for dropout's masks
+kernel/vector.h    vectors of any width, exp and log
+kernel/steps.cpp   what Python calls: memory, threads, and the choice of a code path
+kernel/*.cpp       the other three: one compilation of network.h for each code path
+compiled.py        several steps of any backbone as one graph of TorchInductor
+means.py           sums of losses and errors over an epoch
 """

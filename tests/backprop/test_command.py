@@ -59,7 +59,7 @@ LINES = {
     "mnist-backprop +expression='x × x ÷ 2' '+values={x: 4}'": "∂f/∂x = 4",
     "mnist-backprop values.x1=1.4": "∂f/∂w1 = −0.322",
     "mnist-backprop expression=$'q = x*x\\nf = q*q' values.x=2": "∂f/∂x = 32",
-    "python -m mnist_mlp.backprop.command expression='x^3' values.x=2": "∂f/∂x = 12",
+    "python -m mnist_mlp.backprop expression='x^3' values.x=2": "∂f/∂x = 12",
 }
 
 

@@ -141,7 +141,7 @@ def test_every_run_is_in_the_table_and_can_be_repeated(paper: Path, kept: Path) 
     again = re.search(r"^mnist-train (-m experiment=dropout_as_intended .*)$", text, re.MULTILINE)
     assert again is not None
     assert again[1] == "-m experiment=dropout_as_intended model=network_a seed=0,1,2 trainer.max_epochs=6"
-    assert "| 20 | cpu (Abacus) | 1 | false | 0123456789ab, with uncommitted changes |" in text
+    assert "| 20 | cpu (Abacus) | 1 | auto | 0123456789ab, with uncommitted changes |" in text
     assert "20 runs took 20.2 min of training" in text  # 8 of 60 s and 4 of each of 60, 61 and 62 s
 
 

@@ -76,8 +76,11 @@ int main(int count, char **arguments) {
 
   std::vector<float> logits(images * 10);
   std::vector<double> losses(images);
-  std::vector<unsigned char> wrong(images);
-  Evaluation e{g.images, tensors.data(), 0, images, logits.data(), losses.data(), wrong.data(), g.threads};
+  std::int64_t units = 0;
+  for (int i = 0; i + 1 < depth; ++i) units += widths[i + 1];
+  std::vector<unsigned char> wrong(images), active(g.threads * units);
+  Evaluation e{g.images,       tensors.data(), 0,           images, logits.data(),
+               losses.data(), wrong.data(),   active.data(), g.threads};
   if (!steps_evaluate(net, &e)) return 1;
   steps_free(net);
   for (std::size_t i = 0; i < tensors.size(); i += 6) {

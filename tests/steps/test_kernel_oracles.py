@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_oracle import check_random_network, mask, philox
+from steps.kernel_oracle import check_random_network, mask, philox
 
 from mnist_mlp.backbone import MLP
 from mnist_mlp.steps import native

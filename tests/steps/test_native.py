@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernel_oracle import check_random_network
+from steps.kernel_oracle import check_random_network
 from torch import nn
 
 from mnist_mlp.backbone import MLP

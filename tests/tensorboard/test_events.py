@@ -14,7 +14,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision import datasets
 
 from mnist_mlp.backbone import MLP
@@ -339,16 +339,13 @@ def test_a_backbone_that_cannot_be_drawn_is_trained_all_the_same(
 class Own(LightningDataModule):
     """A user's: nothing but the loaders, over torchvision's data."""
 
-    data_sha256 = None  # `train` records it
-
     def __init__(self, root: str) -> None:
         super().__init__()
         halves = [datasets.MNIST(root, train=train) for train in (True, False)]
         self.halves = [TensorDataset(half.data[:, None] / 255, half.targets) for half in halves]
 
     def train_dataloader(self) -> Any:
-        # `Classifier.training_step` takes a group of minibatches.
-        return DataLoader(self.halves[0], 64, collate_fn=lambda samples: [default_collate(samples)])
+        return DataLoader(self.halves[0], 64)
 
     def val_dataloader(self) -> Any:
         return DataLoader(self.halves[1], 100)
