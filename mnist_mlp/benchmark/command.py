@@ -88,13 +88,16 @@ def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) 
     }
     status = 0
     if "peers" in sections:
-        results["peers"] = {name: peers(name, epochs, threads, console) for name in SETUPS}
-        for name, epochs_of in results["peers"].items():
-            console.print(seconds_table(name, epochs_of))
-            if share := peak_share(SETUPS[name], after_the_first(epochs_of).get(OURS[0], []), threads):
+        results["peers"] = {}
+        for name, overrides in SETUPS.items():  # each is shown and saved as soon as it is measured
+            results["peers"][name] = measured = peers(name, epochs, threads, console)
+            console.print(seconds_table(name, measured))
+            if share := peak_share(overrides, after_the_first(measured).get(OURS[0], []), threads):
                 results.setdefault("peak_share", {})[name] = share
                 console.print(f"{OURS[0]}: {share:.0%} of the fused multiply-adds that this processor can make")
-            status |= any("error" in epoch for measured in epochs_of.values() for epoch in measured)
+            sys.stdout.flush()
+            durable_write(output / "benchmark.json", json.dumps(results, indent=1).encode())
+            status |= any("error" in epoch for epochs_of in measured.values() for epoch in epochs_of)
         chart(results["peers"], output / "benchmark.png")
     if "sweep" in sections:
         results["sweep"] = sweep(console)
