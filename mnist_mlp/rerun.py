@@ -116,17 +116,7 @@ def rerun(
     if not whole:
         # Nothing else changes with it: what was computed from the number of epochs is in config.yaml as a number.
         config.trainer.max_epochs = epochs or len(rows)
-    changed = OmegaConf.from_dotlist(overrides or [])
-    for setting, value in flatten(changed).items():
-        if setting not in flatten(config):
-            raise SettingError(setting, value, f"there is no setting {setting} in {run / 'config.yaml'}")
-        if setting in DERIVED:
-            raise SettingError(setting, value, "is the run's name: change what it names")
-        if setting == "run_dir":
-            raise SettingError(setting, value, "say where the rerun goes with --run-dir")
-    if "seed" in changed and config.data.get("seed") == config.seed:
-        config.data.seed = changed.seed  # it was ${seed} before it was recorded as a number
-    config.merge_with(changed)
+    _override(config, overrides or [], run)
     config.run_dir = str(place)
     there = read_record(place)
     if there.get("status") == "completed" and there["epochs"] >= config.trainer.max_epochs:
@@ -139,10 +129,7 @@ def rerun(
     difference = _first_difference(rows[:epochs], _texts(place))
     if whole and difference is None:
         difference = next(_differences(record, again, RESULTS), None)
-    count = len(rows[:epochs])
-    compared = f"the first {count} epochs" if count > 1 else "the first epoch"
-    if whole:
-        compared = f"every epoch ({count}), the best one, the weights and the test results"
+    compared = _compared(len(rows[:epochs]), whole)
     lines = [f"identical: {compared}" if difference is None else f"different: {difference}"]
     lines += [f"  the rerun is in {place}"]
     lines += [
@@ -151,6 +138,32 @@ def rerun(
     lines += [f"  {line}" for line in _differences(record, again, CIRCUMSTANCES)]
     lines += _uncommitted(run, place, record)
     return difference is None, list(dict.fromkeys(lines))  # `threads` is a setting and a circumstance
+
+
+def _override(config: DictConfig, overrides: list[str], run: Path) -> None:
+    """Changes recorded settings.
+
+    Raises:
+        SettingError: the record has no such setting, or it is not to be changed so.
+    """
+    changed = OmegaConf.from_dotlist(overrides)
+    for setting, value in flatten(changed).items():
+        if setting not in flatten(config):
+            raise SettingError(setting, value, f"there is no setting {setting} in {run / 'config.yaml'}")
+        if setting in DERIVED:
+            raise SettingError(setting, value, "is the run's name: change what it names")
+        if setting == "run_dir":
+            raise SettingError(setting, value, "say where the rerun goes with --run-dir")
+    if "seed" in changed and config.data.get("seed") == config.seed:
+        config.data.seed = changed.seed  # it was ${seed} before it was recorded as a number
+    config.merge_with(changed)
+
+
+def _compared(count: int, whole: bool) -> str:
+    """What was compared, in words."""
+    if whole:
+        return f"every epoch ({count}), the best one, the weights and the test results"
+    return f"the first {count} epochs" if count > 1 else "the first epoch"
 
 
 def refuse_untrusted(config: DictConfig, run: Path) -> None:

@@ -53,15 +53,7 @@ def locate(
     elif download:
         _download(dataset, place, mirror)
     raw = place / dataset / "raw"
-    for name in DATA_FILES:
-        if not (raw / name).is_file():
-            remedy = "unpack the .gz that is there" if (raw / f"{name}.gz").is_file() else "set data.download=true"
-            where = "" if root is not None else f"{place} "
-            raise SettingError(
-                "data.root",
-                root,
-                f"{where}has no {dataset}/raw/{name}: give a root that does, or {remedy}",
-            )
+    _refuse_missing(raw, dataset, root, place)
     try:
         digests = {name: file_sha256(raw / name) for name in DATA_FILES}
     except OSError as error:
@@ -80,6 +72,19 @@ def locate(
             )
     listing = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
     return place, hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _refuse_missing(raw: Path, dataset: str, root: str | None, place: Path) -> None:
+    """Raises: SettingError, where one of the four files is not in `raw`; it says what would help."""
+    for name in DATA_FILES:
+        if not (raw / name).is_file():
+            remedy = "unpack the .gz that is there" if (raw / f"{name}.gz").is_file() else "set data.download=true"
+            where = "" if root is not None else f"{place} "
+            raise SettingError(
+                "data.root",
+                root,
+                f"{where}has no {dataset}/raw/{name}: give a root that does, or {remedy}",
+            )
 
 
 def _download(dataset: str, root: Path, mirror: str | None) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.settings import flatten, spelled
 
@@ -95,6 +95,7 @@ def was_run_with(others: Mapping[str, tuple[Any, Any]]) -> str:
 def fingerprint(config: Mapping[str, Any] | DictConfig) -> str:
     """The same for two configurations that are the same run, wherever it lies. A setting that came after a run was
     made is null where that run is repeated; which steps `auto` has chosen only the record knows."""
-    settings = sorted(flatten(config).items())
+    plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+    settings = sorted(flatten(plain).items())
     left_out = (*PLACES, STEPS, "trainer.compile")
     return json.dumps({name: value for name, value in settings if name not in left_out and value is not None})

@@ -172,8 +172,11 @@ def supports(backbone: nn.Module, optimizer: Optimizer | None = None) -> str | N
         return "the backbone's parameters are not all float32 on the CPU"
     if any(isinstance(layer, nn.Dropout) and not 0 <= layer.p < 1 for layer in layers):
         return "dropout is not in [0, 1)"
-    if optimizer is None:
-        return None
+    return None if optimizer is None else _supports_optimizer(optimizer, parameters)
+
+
+def _supports_optimizer(optimizer: Optimizer, parameters: list[nn.Parameter]) -> str | None:
+    """As `supports`, for an optimizer of a backbone with these parameters."""
     if type(optimizer) not in OPTIMIZERS:
         return f"the optimizer is {type(optimizer).__name__}, and native steps are for Adam, AdamW and SGD"
     if len(optimizer.param_groups) != 1:

@@ -1,6 +1,17 @@
 import pytest
+from omegaconf import OmegaConf
 
-from mnist_mlp.run.identity import COMPUTED, LABELS, LENGTH, PLACES, SEEDS, WATCHED, differing, other_experiment
+from mnist_mlp.run.identity import (
+    COMPUTED,
+    LABELS,
+    LENGTH,
+    PLACES,
+    SEEDS,
+    WATCHED,
+    differing,
+    fingerprint,
+    other_experiment,
+)
 from mnist_mlp.run.identity import other_settings as others
 from mnist_mlp.settings import compose_config, flatten
 
@@ -29,3 +40,11 @@ def test_how_it_is_computed_makes_another_run_and_no_other_experiment(setting: s
 def test_a_setting_that_is_not_there_is_as_null() -> None:
     assert differing({"a": {"b": None}}, {}) == {}
     assert differing({"a": {"b": 1}}, {}) == {"a.b": (1, None)}
+
+
+def test_a_fingerprint_is_of_what_is_run_wherever_it_lies() -> None:
+    config = compose_config([])  # it has lists, such as the widths
+    settings = OmegaConf.to_container(config)
+    same = compose_config(["run_dir=elsewhere", "trainer.steps=native"])  # which is what auto may have chosen
+    assert fingerprint(config) == fingerprint(settings) == fingerprint(same)
+    assert fingerprint(config) != fingerprint(compose_config(["model.hidden=[64,128,32]"]))
