@@ -16,7 +16,7 @@ def test_git_state_and_uncommitted_changes_of_a_checkout_and_of_none(
 
     package = tmp_path / "mnist_mlp"
     package.mkdir()
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(package / "run" / "provenance.py"))
     assert provenance.git_state() == {"commit": None, "dirty": None}
     assert provenance.uncommitted_diff() is None
     git("init")
@@ -45,5 +45,5 @@ def test_git_state_and_uncommitted_changes_of_a_checkout_and_of_none(
 
     inside = package / "site-packages" / "mnist_mlp"  # an installed wheel inside somebody else's checkout
     inside.mkdir(parents=True)
-    monkeypatch.setattr(provenance, "__file__", str(inside / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(inside / "run" / "provenance.py"))
     assert provenance.git_state() == {"commit": None, "dirty": None}
