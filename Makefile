@@ -50,7 +50,7 @@ test-ray: .venv/installed  ## a sweep on Ray, which it installs in build/
 torture: .venv/installed  ## stop runs at 20 random moments by SIGKILL and by SIGTERM, and a sweep five times: the same bits
 	$(BIN)/pytest -s tests/run/test_torture.py tests/sweeps/test_launcher.py -k 'test_torture or killed' --kills 20
 
-benchmark: .venv/installed  ## measure the training loop beside its peers (about 25 minutes)
+benchmark: .venv/installed  ## measure the training loop beside its peers (more than half an hour)
 	$(BIN)/mnist-benchmark
 
 tensorboard: .venv/installed  ## watch logs/ at http://127.0.0.1:6006

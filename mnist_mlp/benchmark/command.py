@@ -78,7 +78,7 @@ def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) 
 
     from mnist_mlp.run.provenance import device_name, git_state, versions
 
-    console = Console(width=max(Console().width, 100))  # for the tables
+    console = Console(width=max(Console().width, 120))  # for the tables
     results: dict[str, Any] = {
         "device": device_name(torch.device("cpu")),
         "cores": os.cpu_count(),
