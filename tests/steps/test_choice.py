@@ -32,6 +32,19 @@ def losses(run_dir: Path) -> list[float]:
     return [float(row["val/loss"]) for row in csv.DictReader((run_dir / "metrics.csv").read_text().splitlines())]
 
 
+def plain_trainer(epochs: int) -> Trainer:
+    """Lightning's own, which knows nothing of this project; it trains and does nothing else."""
+    return Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
 def steps_of(run_dir: Path) -> tuple[str, str]:
     return json.loads((run_dir / "run.json").read_text())["steps"], OmegaConf.load(
         run_dir / "config.yaml"
@@ -73,16 +86,7 @@ def test_a_checkpoint_of_either_kind_goes_on_as_the_other(order: tuple[str, str]
         backbone, path = MLP([16, 8]), tmp_path / f"{'-'.join(kinds)}.ckpt"
         for epochs, kind in enumerate(kinds, 1):
             classifier = Classifier(backbone, make, steps=kind)  # type: ignore[arg-type]
-            trainer = Trainer(
-                max_epochs=epochs,
-                accelerator="cpu",
-                logger=False,
-                limit_val_batches=0,
-                enable_checkpointing=False,
-                barebones=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
+            trainer = plain_trainer(epochs)
             resumed = path if epochs > 1 else None
             trainer.fit(
                 classifier, DataLoader(TensorDataset(images, labels), 32), ckpt_path=resumed, weights_only=False
@@ -99,15 +103,7 @@ def test_groups_and_ordinary_minibatches_give_the_same_bits(tiny_root: Path) -> 
         torch.manual_seed(0)
         data = MNISTDataModule(root=str(tiny_root), test_size=200, seed=5)
         classifier = Classifier(MLP([16], dropout=0.3), Adam, steps="native", seed=3)
-        trainer = Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            logger=False,
-            limit_val_batches=0,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = plain_trainer(1)
         if grouped:
             trainer.fit(classifier, data)
         else:
