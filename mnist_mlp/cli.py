@@ -18,6 +18,7 @@ from mnist_mlp.run.signals import InterruptionError
 from mnist_mlp.settings import (
     NonFiniteLossError,
     SettingError,
+    load_yaml,
     one_sentence,
     refuse_derived,
     refuse_empty_groups,
@@ -65,7 +66,9 @@ def run_job(config: DictConfig) -> dict[str, Any]:
     config.run_dir = str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
     try:
         refuse_derived(config, HydraConfig.get())
-        prepare_process(config.get("threads"))
+        if (place / "config.yaml").exists() and "portable" not in load_yaml(place / "config.yaml", "run_dir"):
+            config.portable = False  # the run is older than the setting: it goes on as it began
+        prepare_process(config.get("threads"), config.get("portable") is True)
         from mnist_mlp.train import train  # here, because it imports PyTorch, which takes seconds that --help has not
 
         return train(config)

@@ -5,17 +5,15 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_mlp.run.identity import other_settings
-from mnist_mlp.run.metrics import COLUMNS
+from mnist_mlp.compare import Pair, Recorded
 from mnist_mlp.run.process import prepare_process
-from mnist_mlp.run.records import Epochs, read_record
+from mnist_mlp.run.records import read_record
 from mnist_mlp.run.signals import InterruptionError
 from mnist_mlp.settings import (
     DERIVED,
@@ -25,14 +23,9 @@ from mnist_mlp.settings import (
     SettingError,
     check,
     flatten,
-    load_yaml,
     one_sentence,
-    spelled,
 )
 
-# What an epoch must repeat, causes first: a changed rate is named as such, not by the loss that it led to.
-REPEATED = ("lr", *(column for column in COLUMNS if column not in ("epoch", "lr", "seconds")))
-RESULTS = ("epochs", "best", "weights_sha256", "test")
 # What a recorded configuration may have built unasked: parts of PyTorch and of this package, and callbacks that take no
 # path. A user's own classes, which may do anything, take --trust.
 TRUSTED = (
@@ -40,7 +33,6 @@ TRUSTED = (
     r"|torch\.nn\.[A-Z]\w*|torch\.optim\.[A-Z]\w*|torch\.optim\.lr_scheduler\.[A-Z]\w*"
     r"|lightning\.pytorch\.callbacks\.(EarlyStopping|LearningRateMonitor|StochasticWeightAveraging)"
 )
-CIRCUMSTANCES = ("data_sha256", "versions", "device", "threads", "git")
 
 
 def main() -> None:
@@ -102,42 +94,31 @@ def rerun(
         SettingError: there is no such run, no such epoch or no such setting, or the rerun could not be made.
         InterruptionError: a signal asked the rerun to stop.
     """
-    config, record, rows = load_yaml(run / "config.yaml", "RUN_DIR"), read_record(run), _texts(run)
+    before = Recorded(run, "RUN_DIR")
+    config, count = before.config.copy(), len(before.epochs)
     if not trust:
         refuse_untrusted(config, run)
     check(config)
     if place.resolve().is_relative_to(run.resolve()):
         raise SettingError("--run-dir", place, f"must lie outside {run}, which is only read")
-    if not rows:
-        raise SettingError("RUN_DIR", run, "has no complete epoch to compare with")
-    if epochs is not None and not 1 <= epochs <= len(rows):
-        raise SettingError("--epochs", epochs, f"must lie between 1 and {len(rows)}, the epochs of {run}")
-    whole = record.get("status") == "completed" and epochs in (None, len(rows))
+    if epochs is not None and not 1 <= epochs <= count:
+        raise SettingError("--epochs", epochs, f"must lie between 1 and {count}, the epochs of {run}")
+    whole = before.record.get("status") == "completed" and epochs in (None, count)
     if not whole:
         # Nothing else changes with it: what was computed from the number of epochs is in config.yaml as a number.
-        config.trainer.max_epochs = epochs or len(rows)
+        config.trainer.max_epochs = epochs or count
     _override(config, overrides or [], run)
     config.run_dir = str(place)
     there = read_record(place)
     if there.get("status") == "completed" and there["epochs"] >= config.trainer.max_epochs:
         raise SettingError("--run-dir", place, "holds a complete run, so nothing would be repeated: give another")
 
-    prepare_process(config.get("threads"))
+    prepare_process(config.get("threads"), config.get("portable", False))
     from mnist_mlp.train import train  # here, because it imports PyTorch, which takes seconds
 
-    again = train(config)
-    difference = _first_difference(rows[:epochs], _texts(place))
-    if whole and difference is None:
-        difference = next(_differences(record, again, RESULTS), None)
-    compared = _compared(len(rows[:epochs]), whole)
-    lines = [f"identical: {compared}" if difference is None else f"different: {difference}"]
-    lines += [f"  the rerun is in {place}"]
-    lines += [
-        f"  {name}: {spelled(before)}, now {spelled(now)}" for name, (before, now) in _settings(run, place, whole)
-    ]
-    lines += [f"  {line}" for line in _differences(record, again, CIRCUMSTANCES)]
-    lines += _uncommitted(run, place, record)
-    return difference is None, list(dict.fromkeys(lines))  # `threads` is a setting and a circumstance
+    train(config)
+    pair = Pair(before, Recorded(place, "--run-dir"), epochs or (None if whole else count), now="now")
+    return pair.difference is None, [pair.verdict, f"  the rerun is in {place}", *pair.circumstances()]
 
 
 def _override(config: DictConfig, overrides: list[str], run: Path) -> None:
@@ -157,13 +138,6 @@ def _override(config: DictConfig, overrides: list[str], run: Path) -> None:
     if "seed" in changed and config.data.get("seed") == config.seed:
         config.data.seed = changed.seed  # it was ${seed} before it was recorded as a number
     config.merge_with(changed)
-
-
-def _compared(count: int, whole: bool) -> str:
-    """What was compared, in words."""
-    if whole:
-        return f"every epoch ({count}), the best one, the weights and the test results"
-    return f"the first {count} epochs" if count > 1 else "the first epoch"
 
 
 def refuse_untrusted(config: DictConfig, run: Path) -> None:
@@ -195,46 +169,6 @@ def refuse_untrusted(config: DictConfig, run: Path) -> None:
     data = container.get("data") or {}
     if data.get("mirror") is not None or (data.get("download") and data.get("root") is not None):
         refuse("has images downloaded from or to a place that it names")
-
-
-def _texts(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv as text, which is the same where the bits are."""
-    epochs = Epochs(run)
-    return [epochs.texts(number) for number in range(1, len(epochs) + 1)]
-
-
-def _first_difference(before: list[dict[str, str]], now: list[dict[str, str]]) -> str | None:
-    for one, other in zip(before, now, strict=False):
-        for column in REPEATED:
-            if one.get(column) != other.get(column):
-                return f"in epoch {one.get('epoch')}, {column} was {one.get(column)}, now {other.get(column)}"
-    return None if len(before) == len(now) else f"{len(before)} epochs, now {len(now)}"
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], keys: tuple[str, ...]) -> Iterator[str]:
-    """One line for each value under `keys` that both have and that is not the same."""
-    now = flatten(now)
-    for name, value in flatten(before).items():
-        if name.partition(".")[0] in keys and name in now and value != now[name]:
-            yield f"{name}: {spelled(value)}, now {spelled(now[name])}"
-
-
-def _settings(run: Path, place: Path, whole: bool) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """The settings that differ from those that Hydra noted, if it did: config.yaml may have been edited since."""
-    noted = run / ".hydra" / "config.yaml"
-    before = load_yaml(noted if noted.exists() else run / "config.yaml", "RUN_DIR")
-    for name, values in other_settings(before, load_yaml(place / "config.yaml", "--run-dir")).items():
-        if whole or name != "trainer.max_epochs":
-            yield name, values
-
-
-def _uncommitted(run: Path, place: Path, record: dict[str, Any]) -> list[str]:
-    """What to say of changes that no commit holds."""
-    before, now = ((path / "uncommitted.diff") for path in (run, place))
-    if record.get("git", {}).get("dirty") and not before.exists():
-        return ["  the run had uncommitted changes, and its uncommitted.diff is not there"]
-    texts = [path.read_bytes() if path.exists() else b"" for path in (before, now)]
-    return [] if texts[0] == texts[1] else [f"  uncommitted changes: compare {before} with {now}"]
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ ONE_DEVICE = "a run uses one device; a sweep puts its runs on several"
 RULES: dict[str, Rule] = {
     "seed": SEED,
     "threads": _optional(_whole(1)),
+    "portable": TRUTH,
     "average": _choice("weighted", "macro", "micro"),
     "run_dir": TEXT,
     "sweep": _matching(

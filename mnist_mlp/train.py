@@ -18,7 +18,7 @@ from mnist_mlp.backbone import check_logits
 from mnist_mlp.classifier import Classifier, score
 from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, weights_sha256
 from mnist_mlp.run.directory import RunDirectory, disk_errors
-from mnist_mlp.run.provenance import device_name, git_state, uncommitted_diff, versions
+from mnist_mlp.run.provenance import arithmetic, device_name, git_state, not_portable, uncommitted_diff, versions
 from mnist_mlp.run.recorder import Recorder
 from mnist_mlp.run.signals import StopSignals
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
@@ -147,6 +147,12 @@ def build(config: DictConfig, run: RunDirectory, signals: StopSignals, opened: E
 
 def fit(session: Session, config: DictConfig, run: RunDirectory) -> None:
     """Records on what the run is made, and trains."""
+    device = session.trainer.strategy.root_device
+    reason = not_portable(
+        config.get("portable", False), config.trainer.steps, device
+    )  # old records have no such setting
+    if reason and config.get("portable"):
+        log.warning("its bits hold on this kind of processor only: %s", reason)
     run.update_record(
         experiment=config.experiment,
         model=name_network(config.network, flatten(OmegaConf.to_container(config))),
@@ -154,7 +160,10 @@ def fit(session: Session, config: DictConfig, run: RunDirectory) -> None:
         epochs=session.done,
         threads=torch.get_num_threads(),
         steps=config.trainer.steps,
-        device=device_name(session.trainer.strategy.root_device),
+        device=device_name(device),
+        portable=reason is None,
+        not_portable=reason,
+        arithmetic=arithmetic(),
         git=git_state(),
         versions=versions(),
     )

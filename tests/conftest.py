@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from helpers import PACKAGE_FILES, Command, Runner
 
+from mnist_mlp.run.process import prepare_process
 from mnist_mlp.settings import compose_config
+
+prepare_process(threads=None, portable=True)  # as mnist-train does, before PyTorch is imported
 from mnist_mlp.train import train
 
 SIZES = {"train": 1200, "t10k": 350}  # 350 is no multiple of the evaluation batch below: its last batch is uneven

@@ -80,7 +80,8 @@ def test_a_changed_setting_is_named_with_what_it_changes(command: Command, finis
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
     assert lines[:2] == ["different: in epoch 1, lr was 0.001, now 0.01", "  the rerun is in r"]
-    assert sorted(lines[2:]) == ["  optimizer.lr: 0.001, now 0.01", "  threads: 1, now 2"]
+    assert lines[2] == "  that was to be expected: the settings differ"
+    assert sorted(lines[3:]) == ["  optimizer.lr: 0.001, now 0.01", "  threads: 1, now 2"]
 
 
 def test_another_seed_is_that_seeds_run(run: Runner, finished: Finished, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ HASHES = ("data.sha256", "data.sha256.")  # they follow from the data set
 # How it is computed: of one experiment on any machine. The bits may depend on it.
 COMPUTED = (
     "threads",
+    "portable",
     "optimizer.fused",
     "trainer.accelerator",
     "trainer.devices",
@@ -38,14 +39,15 @@ COMPUTED = (
 
 
 STEPS = "trainer.steps"
+SINCE = {"portable": False}  # settings that older records lack, and what those runs were made with
 
 
 def upgraded(settings: dict[str, Any]) -> dict[str, Any]:
-    """A recorded configuration, flat, with the names of today's settings: `trainer.compile` became `trainer.steps`."""
-    if "trainer.compile" not in settings:
-        return settings
-    steps = "compiled" if settings["trainer.compile"] else "eager"
-    return {name: value for name, value in settings.items() if name != "trainer.compile"} | {STEPS: steps}
+    """A recorded configuration, flat, with today's settings: `trainer.compile` became `trainer.steps`."""
+    if "trainer.compile" in settings:
+        steps = "compiled" if settings["trainer.compile"] else "eager"
+        settings = {name: value for name, value in settings.items() if name != "trainer.compile"} | {STEPS: steps}
+    return SINCE | settings
 
 
 def differing(
@@ -73,8 +75,8 @@ def is_among(name: str, names: Iterable[str]) -> bool:
 
 def other_settings(one: Mapping[str, Any] | DictConfig, other: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
     """The settings that make a recorded configuration another run than the one that is asked for, as `differing` gives
-    them. `trainer.steps=auto` asks for whatever the run began with."""
-    others = differing(one, other, (*PLACES, *WATCHED))
+    them. `trainer.steps=auto` asks for whatever the run began with; so does `portable`, of a run that is older."""
+    others = differing(one, other, (*PLACES, *WATCHED, *(["portable"] if "portable" not in one else [])))
     if others.get(STEPS, ("", ""))[1] == "auto":
         del others[STEPS]
     return others

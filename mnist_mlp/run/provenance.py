@@ -1,5 +1,6 @@
 """What ran and where: the part of `run.json` that says on what the numbers depend."""
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from mnist_mlp.run.process import PORTABLE
 
 # Of uncommitted.diff, which is for source, not for data that lies about.
 DIFF_BYTES = 1_000_000
@@ -22,6 +25,44 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in PACKAGES},
     }
+
+
+def arithmetic() -> dict[str, str]:
+    """On what PyTorch computes here: the machine, the instruction set of its kernels, and what the environment pins."""
+    pinned = {name: os.environ[name] for name in PORTABLE if name in os.environ}
+    return {"machine": platform.machine(), "kernels": torch.backends.cpu.get_cpu_capability(), **pinned}
+
+
+def not_portable(asked: bool, steps: str, device: torch.device) -> str | None:
+    """Why a run's bits are not those of every x86-64 CPU with AVX2 and FMA; None where they are.
+
+    Args:
+        asked: the setting `portable`.
+        steps: what makes the optimizer steps.
+        device: of the run.
+    """
+    if not asked:
+        return "portable=false"
+    if device.type != "cpu":
+        return f"it runs on {device.type}"
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"this CPU is {platform.machine()}, not x86-64"
+    for name, value in PORTABLE.items():
+        if name in os.environ and os.environ[name].lower() != value.lower():
+            return f"the environment has {name}={os.environ[name]}, not {value}"
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX"):
+        return "this CPU has no AVX2 or no FMA"
+    if any(name not in os.environ for name in PORTABLE):
+        return (
+            f"PyTorch was imported before {', '.join(f'{name}={value}' for name, value in PORTABLE.items())} were set"
+        )
+    if steps == "compiled":
+        return "compiled steps are made for this CPU"
+    if steps == "eager" and not torch.backends.mkl.is_available():
+        return "this PyTorch computes without MKL"
+    if steps == "eager" and torch.get_num_threads() > 1:
+        return f"eager steps depend on the number of threads, here {torch.get_num_threads()}"
+    return None
 
 
 def git_state() -> dict[str, Any]:

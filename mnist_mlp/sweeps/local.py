@@ -76,7 +76,7 @@ class ProcessLauncher(SweepLauncher):
         if not source.is_over():
             waiting = (job for job in source.jobs if job.state == "waiting")
             longest = max(waiting, key=lambda job: job.work, default=self.config)  # the first to start
-            start_server(self.command, longest.threads)
+            start_server(self.command, longest.threads, self.config.portable)
 
     def _stopping(self, source: JobSource, signals: StopSignals) -> bool:
         """Whether no more jobs are started, and those that run are stopped."""

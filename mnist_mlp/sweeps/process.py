@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, forkserver
 from pathlib import Path
 
+from mnist_mlp.run.process import prepare_process
 from mnist_mlp.settings import FULL_ERROR
 from mnist_mlp.sweeps.jobs import Job
 
@@ -25,10 +26,10 @@ PRELOADED = ["mnist_mlp.tensorboard.events", "mnist_mlp.run.provenance"]
 Command = Callable[[], None]
 
 
-def start_server(command: Command, threads: int | None) -> None:
-    """Starts the server, which imports meanwhile what the jobs need; `command` is what they will run."""
-    if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is first imported
+def start_server(command: Command, threads: int | None, portable: bool) -> None:
+    """Starts the server, which imports meanwhile what the jobs need; `command` is what they will run. The others are as
+    `prepare_process` takes them."""
+    prepare_process(threads, portable)
     with users_environment():
         # A killed job leaves a lock of tqdm's, which Python would tell the user of at the end.
         ignored = ["ignore:resource_tracker:UserWarning", *filter(None, [os.environ.get("PYTHONWARNINGS")])]
