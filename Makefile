@@ -14,14 +14,15 @@ help:  ## list the targets
 sweep: .venv/installed  ## train both networks in both experiments and print the table; EPOCHS=500 for the report's length
 	$(BIN)/mnist-train -m sweep=report_$(EPOCHS)_epochs $(SWEEP) trainer.max_epochs=$(EPOCHS)
 
-# One sweep after the other; the same command goes on where it stopped.
-PAPER = $(BIN)/mnist-train -m model=network_a,network_b sweep=paper_$(EPOCHS)_epochs
+# One sweep after the other; the same command goes on where it stopped. Its name says how long the longest runs are.
+PAPER = $(BIN)/mnist-train -m model=network_a,network_b seed='range(0,5)' sweep=paper_$(EPOCHS)_epochs
+SHORTER = trainer.max_epochs=$(call at-most,100)
 paper: EPOCHS = 500
-paper: .venv/installed  ## the report's experiments at full length and over five seeds, judged; EPOCHS=20: a shorter one
+paper: .venv/installed  ## the report's experiments at its own length, over five seeds, and judged (hours); EPOCHS=20: a shorter one
 	$(PAPER)/long experiment=baseline,dropout_scheduler,dropout_as_run trainer.max_epochs=$(EPOCHS)
-	$(PAPER)/intended experiment=dropout_as_intended trainer.max_epochs=$(call at-most,100)
-	$(PAPER)/seeds experiment=baseline,dropout_scheduler,dropout_as_run,dropout_as_intended seed='range(0,5)' \
-	  trainer.max_epochs=$(call at-most,40)
+	$(PAPER)/intended experiment=dropout_as_intended $(SHORTER)
+	$(PAPER)/factors experiment=baseline model.dropout=0,0.3 model.init=default,xavier_uniform scheduler=none,step $(SHORTER)
+	$(PAPER)/more_dropout experiment=dropout_as_run model.dropout=0.4,0.5,0.6 $(SHORTER)
 	$(BIN)/mnist-report logs/sweeps/paper_$(EPOCHS)_epochs \
 	  $(if $(filter 500,$(EPOCHS)),--output logs/paper --readme README.md)
 
