@@ -7,7 +7,11 @@ SWEEP := experiment=baseline,dropout_scheduler model=network_a,network_b
 # $(call at-most,N): EPOCHS where that is less, else N.
 at-most = $(shell echo $$(( $(EPOCHS) < $(1) ? $(EPOCHS) : $(1) )))
 
-.PHONY: help install sweep paper test test-browser test-slurm test-ray lint types torture lock benchmark tensorboard clean
+# $(call lacks,COMMANDS): whether one of these is missing.
+lacks = ! (for command in $(1); do command -v $$command >/dev/null || exit 1; done)
+APT_INSTALL := apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
+
+.PHONY: help install sweep paper test test-browser test-portable test-slurm test-ray lint types torture lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -39,9 +43,14 @@ types: .venv/installed  ## mypy, strict on the package
 	$(BIN)/mypy
 
 test-slurm: .venv/installed  ## a sweep on a real Slurm of one node, installed with apt-get where it is not there; takes root
-	command -v slurmctld mariadbd >/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-	  slurm-wlm munge slurmdbd mariadb-server-core mariadb-client-core; }
+	if $(call lacks,slurmctld mariadbd); then \
+	  $(APT_INSTALL) slurm-wlm munge slurmdbd mariadb-server-core mariadb-client-core; fi
 	$(BIN)/pytest -m slurm tests/sweeps/test_slurm.py
+
+EMULATORS = qemu-x86_64 qemu-aarch64 aarch64-linux-gnu-g++ clang++
+test-portable: .venv/installed  ## the same bits on emulated CPUs, Intel, AMD and ARM; installs emulators with apt-get, as root
+	if $(call lacks,$(EMULATORS)); then $(APT_INSTALL) qemu-user g++-aarch64-linux-gnu clang; fi
+	$(BIN)/pytest -n 2 -m portable tests/portable tests/steps/test_kernel_bits.py
 
 # Ray is large, and not in the lock: it stays outside of the environment.
 test-ray: .venv/installed  ## a sweep on Ray, which it installs in build/

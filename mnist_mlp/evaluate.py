@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnist_mlp.run.process import prepare_process
 from mnist_mlp.settings import CLASS_RULES, OUR_BACKBONE, OUR_DATA, SettingError, load_yaml, one_sentence
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args()
     sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
+    prepare_process(threads=None, portable=True)
     with one_sentence():
         metrics = evaluate(arguments.checkpoint, arguments.split, arguments.data_root, arguments.model)
     if arguments.json:
