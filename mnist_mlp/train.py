@@ -13,6 +13,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
 
 from mnist_mlp.backbone import check_logits
 from mnist_mlp.classifier import Classifier, score
@@ -37,12 +38,14 @@ class Session(NamedTuple):
     """What one session of a run works with; a run that is stopped and resumed has several sessions.
 
     Args:
+        optimizer: one like that of the classifier, which makes its own when it is fitted.
         events: what TensorBoard shows; None where that is switched off.
         done: epochs that earlier sessions have made.
     """
 
     datamodule: LightningDataModule
     classifier: Classifier
+    optimizer: Optimizer
     trainer: Trainer
     recorder: Recorder
     events: Events | None
@@ -142,16 +145,15 @@ def build(config: DictConfig, run: RunDirectory, signals: StopSignals, opened: E
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    return Session(datamodule, classifier, trainer, recorder, events, done)
+    return Session(datamodule, classifier, optimizer, trainer, recorder, events, done)
 
 
 def fit(session: Session, config: DictConfig, run: RunDirectory) -> None:
     """Records on what the run is made, and trains."""
     device = session.trainer.strategy.root_device
-    reason = not_portable(
-        config.get("portable", False), config.trainer.steps, device
-    )  # old records have no such setting
-    if reason and config.get("portable"):
+    asked = config.get("portable", False)  # old records have no such setting
+    reason = not_portable(asked, config.trainer.steps, device, session.optimizer)
+    if asked and reason:
         log.warning("its bits hold on this kind of processor only: %s", reason)
     run.update_record(
         experiment=config.experiment,
@@ -177,7 +179,7 @@ def fit(session: Session, config: DictConfig, run: RunDirectory) -> None:
 
 def complete(session: Session, run: RunDirectory) -> None:
     """Tests the last and the best weights, and records the results."""
-    datamodule, classifier, trainer, recorder, events, _ = session
+    datamodule, classifier, _, trainer, recorder, events, _ = session
     rows, best = recorder.rows, recorder.best
     sha256 = weights_sha256(classifier.state_dict())
     test = {"last": score(trainer, classifier, datamodule)}

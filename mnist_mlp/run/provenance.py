@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from mnist_mlp.run.process import PORTABLE
 
@@ -33,13 +34,19 @@ def arithmetic() -> dict[str, str]:
     return {"machine": platform.machine(), "kernels": torch.backends.cpu.get_cpu_capability(), **pinned}
 
 
-def not_portable(asked: bool, steps: str, device: torch.device) -> str | None:
-    """Why a run's bits are not those of every x86-64 CPU with AVX2 and FMA; None where they are.
+# Optimizers that take no square roots. MKL computes those, from an estimate that each CPU makes in its own way.
+WITHOUT_ROOTS = (torch.optim.SGD, torch.optim.ASGD, torch.optim.Rprop, torch.optim.Adamax)
+
+
+def not_portable(asked: bool, steps: str, device: torch.device, optimizer: Optimizer) -> str | None:
+    """Why a run's bits are not those of every x86-64 CPU with AVX2 and FMA; None where they are, unless the backbone
+    itself calls `torch.sqrt`.
 
     Args:
         asked: the setting `portable`.
         steps: what makes the optimizer steps.
         device: of the run.
+        optimizer: of the run.
     """
     if not asked:
         return "portable=false"
@@ -62,6 +69,9 @@ def not_portable(asked: bool, steps: str, device: torch.device) -> str | None:
         return "this PyTorch computes without MKL"
     if steps == "eager" and torch.get_num_threads() > 1:
         return f"eager steps depend on the number of threads, here {torch.get_num_threads()}"
+    if steps == "eager" and not optimizer.defaults.get("fused") and not isinstance(optimizer, WITHOUT_ROOTS):
+        name = type(optimizer).__name__
+        return f"{name} takes square roots from MKL, which differ between CPUs, unless optimizer.fused=true is possible"
     return None
 
 

@@ -128,7 +128,7 @@ def main(runs: list[str]) -> None:
         "proposals": proposals(),
         "native steps, Adam": native(adam, None),
         "native steps, SGD, clipped": native(sgd, 0.5, lr=0.1, momentum=0.9),
-        "eager steps, Adam": eager(adam, None),
+        "eager steps, fused Adam": eager(adam, None, fused=True),
         "eager steps, fused AdamW": eager(torch.optim.AdamW, None, fused=True),
         "eager steps, SGD, clipped": eager(sgd, 0.5, lr=0.1, momentum=0.9),
     }

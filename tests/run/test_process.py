@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim import SGD, Adam, NAdam
 
 from mnist_mlp.run import process, provenance
 from mnist_mlp.run.process import PORTABLE, prepare_process
 from mnist_mlp.run.provenance import not_portable
 
 CPU = torch.device("cpu")
+PARAMETER = torch.nn.Parameter(torch.zeros(1))
 
 
 @pytest.fixture
@@ -39,7 +41,9 @@ def test_what_the_user_has_set_stays(fresh: pytest.MonkeyPatch) -> None:
     fresh.setenv("MKL_CBWR", "AVX2")
     prepare_process(None, portable=True)
     assert pinned() == PORTABLE | {"MKL_CBWR": "AVX2"}
-    assert not_portable(True, "native", CPU) == "the environment has MKL_CBWR=AVX2, not COMPATIBLE"
+    assert (
+        not_portable(True, "native", CPU, SGD([PARAMETER], lr=1)) == "the environment has MKL_CBWR=AVX2, not COMPATIBLE"
+    )
 
 
 def test_it_is_left_alone_on_a_cpu_without_avx2_and_after_pytorch(fresh: pytest.MonkeyPatch) -> None:
@@ -65,6 +69,10 @@ def test_it_is_left_alone_on_a_cpu_without_avx2_and_after_pytorch(fresh: pytest.
         (True, "compiled", CPU, {}, "compiled steps are made for this CPU"),
         (True, "eager", CPU, {"threads": 2}, "eager steps depend on the number of threads, here 2"),
         (True, "native", CPU, {"threads": 2}, None),
+        (True, "eager", CPU, {"optimizer": SGD([PARAMETER], lr=1)}, None),
+        (True, "eager", CPU, {"optimizer": Adam([PARAMETER])}, "Adam takes square roots from MKL, which differ"),
+        (True, "eager", CPU, {"optimizer": NAdam([PARAMETER])}, "NAdam takes square roots from MKL, which differ"),
+        (True, "native", CPU, {"optimizer": Adam([PARAMETER])}, None),
         (True, "eager", CPU, {"mkl": False}, "this PyTorch computes without MKL"),
     ],
 )
@@ -79,7 +87,8 @@ def test_why_bits_do_not_travel(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: changes.get("kernels", "AVX2"))
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: changes.get("mkl", True))
     monkeypatch.setattr(torch, "get_num_threads", lambda: changes.get("threads", 1))
-    found = not_portable(asked, steps, device)
+    optimizer = changes.get("optimizer", Adam([PARAMETER], fused=True))
+    found = not_portable(asked, steps, device, optimizer)
     assert found is None if reason is None else str(found).startswith(reason)
 
 
