@@ -13,7 +13,8 @@ def random_states() -> dict[str, Any]:
     kind, keys, *rest = state
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # A run uses one GPU. To ask for its state would start CUDA in a run on the CPU.
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
         "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         "python": random.getstate(),
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
@@ -23,8 +24,10 @@ def random_states() -> dict[str, Any]:
 def set_random_states(states: dict[str, Any]) -> None:
     """Undoes what was drawn since `random_states`, on this machine's devices."""
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["cuda"] and torch.cuda.is_initialized():
+        # An older checkpoint has the state of every GPU of its machine, which may have had more of them.
+        place = min(torch.cuda.current_device(), len(states["cuda"]) - 1)
+        torch.cuda.set_rng_state(states["cuda"][place])
     if states["mps"] is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(states["mps"])
     random.setstate(states["python"])
