@@ -6,7 +6,7 @@ six significant digits.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mnist_mlp.backprop.expression import FUNCTIONS
@@ -46,7 +46,8 @@ class Notation:
         return name.replace("-", "−")
 
     def number(self, value: float) -> str:
-        return f"{value + 0.0:.6g}".replace("-", "−")  # + 0.0: no minus before a zero
+        mantissa, e, exponent = f"{value + 0.0:.6g}".partition("e")  # + 0.0: no minus before a zero
+        return self.name(f"{mantissa}e{int(exponent)}" if e else mantissa)
 
     def local(self, of: str, by: str, which: int = 0) -> str:
         """∂of/∂by; `which` tells the first from the second where both operands are the same node."""
@@ -68,7 +69,8 @@ class Notation:
 
     def sum(self, terms: list[str]) -> str:
         """Its terms, each on a line of its own; a negative number among several is in parentheses."""
-        return "\n+ ".join(map(self.operand, terms) if len(terms) > 1 else terms)
+        negative = ("−", "-") if len(terms) > 1 else ()
+        return "\n+ ".join(self.operand(term) if term.startswith(negative) else term for term in terms)
 
 
 class Latex(Notation):
@@ -84,18 +86,12 @@ class Latex(Notation):
 
     def name(self, name: str) -> str:
         """x1 is x with a subscript, and so is x_b; the underscore of x_1 stays, since that is another name."""
-        if not name[0].isalpha():
-            return self._number(name)
+        if not name[0].isalpha():  # the digits of a number
+            mantissa, _, exponent = name.lower().partition("e")
+            return rf"{mantissa} \times 10^{{{int(exponent)}}}" if exponent else mantissa
         letters, rest = re.fullmatch(r"([A-Za-z]+)(?:_(?=[A-Za-z]))?(\w*)", name, re.ASCII).groups()  # type: ignore[union-attr]
         base = letters if len(letters) == 1 else rf"\mathit{{{letters}}}"
         return base + ("_{" + rest.replace("_", r"\_") + "}" if rest else "")
-
-    def number(self, value: float) -> str:
-        return self._number(f"{value + 0.0:.6g}")
-
-    def _number(self, digits: str) -> str:
-        mantissa, _, exponent = digits.lower().partition("e")
-        return rf"{mantissa} \times 10^{{{int(exponent)}}}" if exponent else mantissa
 
     def local(self, of: str, by: str, which: int = 0) -> str:
         by = f"{{{by}}}^{{({which})}}" if which else by
@@ -138,7 +134,6 @@ FORMULAS = {
 SLOPES = {
     "+": (("1", "1"), ("1", "1")),
     "-": (("1", "1"), ("−1", "-1")),
-    "*": (("{b}", "{b}"), ("{a}", "{a}")),
     "/": (("1/{b}", r"\frac{{1}}{{{b}}}"), ("−{a}/{b}²", r"-\frac{{{a}}}{{{{{b}}}^{{2}}}}")),
     "**": (
         ("{b} · {a}^({b} − 1)", r"{b} \cdot {{{a}}}^{{{b} - 1}}"),
@@ -178,13 +173,13 @@ class Derivation:
         self.uses = passes.uses()
 
     def sections(self) -> list[Section]:
-        """Notation, forward, local derivatives; gradients of the intermediate nodes, result first, and of the inputs."""
+        """All sections that have equations; the gradients of the intermediate nodes go from the result down."""
         steps = [index for index, node in enumerate(self.nodes) if node.operands]
         distances = self.passes.distances()
         reached = sorted((i for i in steps if self.uses[i]), key=lambda index: distances[index])
         locals_ = [equation for index in steps for equation in self.locals(index)]
         sections = [
-            Section("Notation", list(self.legend()) if locals_ else []),
+            Section("Notation", list(self.legend(locals_)) if locals_ else []),
             Section("Forward propagation", [self.forward(index) for index in steps]),
             Section("Local derivatives", locals_),
             Section("Gradients of the intermediate values", [self.chain(index) for index in reached]),
@@ -193,15 +188,15 @@ class Derivation:
         ]
         return [section for section in sections if section.equations]
 
-    def legend(self) -> Iterator[Equation]:
-        """What the symbols mean, of those that this derivation has."""
+    def legend(self, locals_: list[Equation]) -> Iterator[Equation]:
+        """What the symbols mean, of those that the local derivatives have."""
         local, f = self.notation.local, self.names[self.output]
         yield Equation([local("u", "x")], "local: how u changes with its operand x alone")
         if any(len(set(node.operands)) < len(node.operands) for node in self.nodes):
             yield Equation([f"{local('u', 'x', 1)}, {local('u', 'x', 2)}"], "where x is both operands of u")
         chain_rule = [part.format(f=f) for part in self.notation.chain_rule]
         yield Equation(chain_rule, "gradient: the sum over every u that uses x")
-        if any(node.operation in ("relu", "max", "min") for node in self.nodes):
+        if any(part.startswith("[") for equation in locals_ for part in equation.parts):
             yield Equation(["[x > 0]"], "1 where this holds, 0 elsewhere")
 
     def forward(self, index: int) -> Equation:
@@ -219,7 +214,7 @@ class Derivation:
 
     def _formula(self, index: int, operands: list[str]) -> str:
         operation = self.nodes[index].operation
-        if operation not in FUNCTIONS:
+        if operation not in FUNCTIONS and not (operation == "/" and isinstance(self.notation, Latex)):
             operands = [self.notation.operand(operand) for operand in operands]
         return FORMULAS[operation][self.notation.column].format(**dict(zip("ab", operands, strict=False)))
 
@@ -241,6 +236,8 @@ class Derivation:
         if self._convention(index, slot):
             return []
         node, notation = self.nodes[index], self.notation
+        if node.operation == "*":
+            return [self.names[node.operands[1 - slot]]]
         a, *rest = (notation.operand(self.names[operand]) for operand in node.operands)
         if node.operation == "**" and self.nodes[node.operands[1]].operation == "constant":
             exponent = float(self.nodes[node.operands[1]].name)
@@ -301,7 +298,7 @@ class Derivation:
         return [*self._forms(user, slot), self.notation.number(self.passes.slopes[user][slot] or 0.0)][0]
 
     def _only_path(self, index: int) -> list[tuple[int, int]]:
-        """The path from the result down to a node, as (node, operand slot); empty where it is long or one of several."""
+        """The path from the result down to a node, as (node, operand slot); empty if it is long or one of several."""
         path: list[tuple[int, int]] = []
         while index != self.output:
             if len(self.uses[index]) > 1 or len(path) == MAX_PATH:
@@ -320,14 +317,27 @@ def _distinct(parts: list[str]) -> list[str]:
 
 
 def plain(equation: Equation, indent: str = "") -> str:
-    """An equation as one line of text, or where that is longer than `WIDTH` as several, aligned at the equals signs."""
-    note = f"   ({equation.note})" if equation.note else ""
-    one = indent + " = ".join(equation.parts).replace("\n", " ") + note
-    if len(one) <= WIDTH:
-        return one
+    """An equation as a line of text, or as several, aligned at the equals signs."""
     left, *rest = equation.parts
-    below = "\n" + indent + " " * len(left)
-    return f"{indent}{left} = " + f"{below} = ".join(part.replace("\n", below + " ") for part in rest) + note
+    margin = indent + " " * (len(left) + 1)
+    rows = _rows(rest, f"  ({equation.note})" if equation.note else "", WIDTH - len(margin), len)
+    return f"{indent}{left} " + f"\n{margin}".join(f"  {row}" if row.startswith("+") else row for row in rows)
+
+
+def _rows(parts: list[str], note: str, width: int, measure: Callable[[str], int]) -> list[str]:
+    """`= part = part note` in rows: breaks at equals signs, and between the terms of a sum that is wider than a row."""
+    pieces: list[str] = []
+    for part in parts:
+        whole = "= " + part.replace("\n", " ")
+        pieces += [whole] if measure(whole) <= width else f"= {part}".split("\n")
+    first, *others = [*pieces, note] if note else pieces
+    rows = [first]
+    for piece in others:
+        if measure(longer := f"{rows[-1]} {piece}") <= width:
+            rows[-1] = longer
+        else:
+            rows.append(piece)
+    return rows
 
 
 def terminal(sections: list[Section]) -> str:
@@ -357,20 +367,12 @@ def latex(sections: list[Section], proof: str) -> str:
 
 
 def _aligned(equation: Equation) -> str:
-    """An equation as rows of LaTeX's `align`, each about as wide as a page at most."""
+    """An equation as rows of LaTeX's `align`."""
     left, *rest = equation.parts
-    pieces = [f"{' ' if term.startswith('+ ') else '= '}{term}" for part in rest for term in part.split("\n")]
-    if equation.note:
-        escaped = equation.note.replace("_", r"\_").replace("^", r"\^{}")
-        pieces.append(rf" \quad \text{{({escaped})}}")
-    rows, width = [f"{left} &"], _characters(left)
-    for number, piece in enumerate(pieces):
-        width += _characters(piece)
-        if number and width > LATEX_WIDTH:
-            rows.append("  &" + (r"\quad" if piece.startswith(" +") else ""))
-            width = _characters(left) + _characters(piece)
-        rows[-1] += piece if rows[-1].endswith(("&", "quad")) else f" {piece.strip()}"
-    return "\\\\\n".join(rows)
+    note = equation.note.replace("_", r"\_").replace("^", r"\^{}")
+    note = rf"\quad \text{{({note})}}" if note else ""
+    rows = _rows(rest, note, LATEX_WIDTH - _characters(left), _characters)
+    return rf"{left} &" + "\\\\\n  &".join(rf"\quad {row}" if row.startswith("+") else row for row in rows)
 
 
 def _characters(source: str) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 
 from mnist_mlp.backprop.derivation import Derivation, Notation
 from mnist_mlp.backprop.expression import Node
@@ -30,7 +30,7 @@ BETWEEN = 0.6  # the bands of a deep graph
 MARGIN, TITLE = 0.3, 0.5
 LEGEND = "On an edge: the gradient that arrives · the local derivative = what is passed on"
 LEGEND_OF_COPIES = " · Dashed: a value from a row above"
-DEPTH = 6  # operations side by side; a deeper graph is wrapped
+DEPTH = 4  # operations side by side; a deeper graph is wrapped
 STARTS = 10  # random orders from which the search for few crossings begins
 SWEEPS = 12  # over all layers, from each start
 
@@ -301,8 +301,8 @@ class Layout:
 @cache
 def _text_width(text: str) -> float:
     """Of its widest line. DejaVu Sans comes with matplotlib, so that this is the same everywhere."""
-    font = FontProperties(family="DejaVu Sans")
-    widths = [TextPath((0, 0), line, size=SIZE, prop=font).get_extents().width for line in text.split("\n")]
+    font = FontProperties(family="DejaVu Sans", size=SIZE)
+    widths = [text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] for line in text.split("\n")]
     return float(max(widths)) / 72 + 0.03
 
 
