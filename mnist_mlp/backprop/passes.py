@@ -45,12 +45,12 @@ def _half_of_a_tie(difference: float) -> float:
 
 
 def _base_slope(a: float, b: float, u: float) -> float:
-    """b·a^(b − 1), from u = a^b where it can be: b − 1 is rounded, and a small b brings a large power back down."""
+    """b·a^(b − 1), as b·u/a where u has all digits: b − 1 is rounded, and its power can overflow where b is small."""
     if b == 0:
         return 0.0
     if abs(u) < SMALLEST:
         return b * math.pow(a, b - 1)
-    return u * b / a if abs(b) < 1 else u / a * b
+    return u * b / a if math.isfinite(u * b) else u / a * b
 
 
 def _exponent_slope(a: float, b: float, u: float) -> float:
@@ -60,7 +60,7 @@ def _exponent_slope(a: float, b: float, u: float) -> float:
 def _power_terms(a: float, b: float, u: float) -> float:
     """Torch computes b·a^(b − 1): rounding b − 1 changes the power by as much as the power depends on its exponent."""
     try:
-        sensitivity = 1 + abs(b) * math.hypot(math.log(abs(a)), math.pi * (a < 0)) if a else 1.0
+        sensitivity = 1 + max(abs(b), 1) * math.hypot(math.log(abs(a)), math.pi * (a < 0)) if a else 1.0
         return abs(b * math.pow(a, b - 1)) * sensitivity
     except (OverflowError, ValueError):
         return math.inf  # no number in torch either
@@ -237,8 +237,8 @@ def _backward(graph: Graph, values: list[float]) -> Passes:
                 raise ExpressionError(graph.text, node.place, problem)
             own[slot], gradients[operand] = slope, total
             terms = abs(slope) + operation.torch_terms(*arguments) + SMALLEST
-            rounded = ROUNDING * (abs(gradient) * terms + abs(total) + SMALLEST)
-            bounds[operand] += abs(slope) * bounds[index] + rounded
+            bounds[operand] += ROUNDING * terms * abs(gradient) + ROUNDING * (abs(total) + SMALLEST)
+            bounds[operand] += abs(slope) * bounds[index]
             if math.isnan(bounds[operand]):  # 0 · inf
                 bounds[operand] = math.inf
         slopes[index] = tuple(own)

@@ -158,7 +158,7 @@ def test_a_deep_graph_is_wrapped() -> None:
     text = "h0 = x; " + "; ".join(f"h{i + 1} = tanh(h{i}*w)" for i in range(14))
     passes = work(parse(text), {"x": 0.5, "w": 1.2})
     layout = Layout(passes)
-    assert layout.width < 25  # inches
+    assert layout.width < 30  # inches; 28 operations in a row take 150
     nodes = passes.graph.nodes
     assert {(layout.items[operand], user, slot) for operand, user, slot in layout.edges} == {
         (operand, user, slot) for user, node in enumerate(nodes) for slot, operand in enumerate(node.operands)
