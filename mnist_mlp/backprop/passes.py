@@ -48,9 +48,10 @@ def _base_slope(a: float, b: float, u: float) -> float:
     """b·a^(b − 1), as b·u/a where u has all digits: b − 1 is rounded, and its power can overflow where b is small."""
     if b == 0:
         return 0.0
-    if abs(u) < SMALLEST:
-        return b * math.pow(a, b - 1)
-    return u * b / a if math.isfinite(u * b) else u / a * b
+    if abs(u) >= SMALLEST:
+        return u * b / a if math.isfinite(u * b) else u / a * b
+    root = math.pow(abs(a), (b - 1) / 2)  # has all digits where its square has not
+    return root * b * root * math.copysign(1, u) * math.copysign(1, a)
 
 
 def _exponent_slope(a: float, b: float, u: float) -> float:
