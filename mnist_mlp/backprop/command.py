@@ -21,7 +21,7 @@ from mnist_mlp.backprop.passes import prove, work
 from mnist_mlp.run.directory import durable_write
 from mnist_mlp.settings import BACKPROP_RULES, SettingError, check, end, make_directory, one_sentence
 
-MAX_NODES = 60  # more can be neither drawn nor printed so that anyone could read it
+MAX_NODES = 60  # nobody could read a larger graph, drawn or printed
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ class Results(NamedTuple):
 
 
 def _expression(config: DictConfig) -> Results:
-    # The default example's values are gone where an expression came without any.
+    # `quote_for_hydra` removed the default example's values where an expression came without any.
     values: Any = OmegaConf.to_container(config["values"], resolve=True) if "values" in config else {}
     passes = work(parse(config.expression), values)
     difference = prove(passes)

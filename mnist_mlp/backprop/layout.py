@@ -30,7 +30,7 @@ BETWEEN = 0.6  # the bands of a deep graph
 MARGIN, TITLE = 0.3, 0.5
 LEGEND = "On an edge: the gradient that arrives · the local derivative = what is passed on"
 LEGEND_OF_COPIES = " · Dashed: a value from a row above"
-DEPTH = 4  # operations side by side; a deeper graph is wrapped
+DEPTH = 4  # operations from left to right at most; a deeper graph is wrapped
 STARTS = 10  # random orders from which the search for few crossings begins
 SWEEPS = 12  # over all layers, from each start
 
@@ -124,7 +124,10 @@ class Layout:
         for operand, user, slot in used:
             if (operand, bands[user]) not in shown:
                 shown[operand, bands[user]] = len(self.nodes)
-                self.nodes.append(graph[operand]._replace(operation="copy", operands=()))
+                node = graph[operand]
+                self.nodes.append(
+                    node if node.operation == "constant" else node._replace(operation="copy", operands=())
+                )
                 self.items.append(operand)
             self.edges.append((shown[operand, bands[user]], user, slot))
         # A band begins with a layer for what is not computed there.
