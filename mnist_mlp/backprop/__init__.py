@@ -4,7 +4,7 @@ first.
 - `command.py`: `mnist-backprop`
 - `expression.py`: parses an expression into a computational graph
 - `passes.py`: the table of slopes; computes values and gradients, and compares them with autograd's
-- `derivation.py`: the same slopes as they are shown; writes every step as text, Markdown and LaTeX, and the graph in DOT
+- `derivation.py`: shows the same slopes; writes every step as text, Markdown and LaTeX, and the graph in DOT
 - `layout.py`: places nodes and edges
 - `graph.py`: draws the graph frame by frame
 - `network.py`: both passes of one image through a network
