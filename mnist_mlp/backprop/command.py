@@ -17,11 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_mlp.backprop.derivation import Derivation, Latex, Notation, dot, latex, markdown, terminal
 from mnist_mlp.backprop.expression import parse
-from mnist_mlp.backprop.passes import TOLERANCE, prove, work
+from mnist_mlp.backprop.passes import prove, work
 from mnist_mlp.run.directory import durable_write
 from mnist_mlp.settings import BACKPROP_RULES, SettingError, check, end, make_directory, one_sentence
 
-MAX_NODES = 60  # more can be neither drawn nor printed so that anyone could read it
+MAX_NODES = 60  # nobody could read a larger graph, drawn or printed
 
 
 def main() -> None:
@@ -128,14 +128,14 @@ class Results(NamedTuple):
 
 
 def _expression(config: DictConfig) -> Results:
-    # The default example's values are gone where an expression came without any.
+    # `quote_for_hydra` removed the default example's values where an expression came without any.
     values: Any = OmegaConf.to_container(config["values"], resolve=True) if "values" in config else {}
     passes = work(parse(config.expression), values)
     difference = prove(passes)
     count = sum(gradient is not None for gradient in passes.gradients)
     proof = (
-        f"{len(passes.values)} values and {count} gradients agree with torch.autograd in float64: "
-        f"largest difference {difference:.2g}, allowed {TOLERANCE:g} relative to the terms summed up."
+        f"{len(passes.values)} values and {count} gradients agree with torch.autograd in float64, but for rounding: "
+        f"the largest difference is {difference:.2g}."
     )
     sections = Derivation(passes, Notation()).sections()
     files = {

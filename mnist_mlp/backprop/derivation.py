@@ -1,22 +1,21 @@
 """The derivation of a value and its gradients, step by step, as text, Markdown and LaTeX; and the graph in DOT.
 
-Numbers are rounded to six significant digits.
+∂u/∂x is local: u by its operand x alone. df/dx is the gradient of the result f, over all paths. Numbers are rounded to
+six significant digits.
 """
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mnist_mlp.backprop.expression import FUNCTIONS
 from mnist_mlp.backprop.passes import Passes
 
-# A gradient is written out over all its paths while these have at most this many factors together: the number of paths
-# can double with every node. Beyond that, it is written with the gradients of the nodes that use this one.
-MAX_FACTORS = 48
-MAX_USES = 12  # terms that are written out then
+MAX_PATH = 3  # local derivatives up to which an input's only path is written out too, as the original report does
+MAX_USES = 12  # terms of a gradient that are written out
 WIDTH = 100  # characters of a line of text
-LATEX_ROW = 80  # characters of LaTeX up to which the parts of an equation share a row
+LATEX_WIDTH = 62  # characters that fit in a row of LaTeX's article
 
 
 class Equation(NamedTuple):
@@ -40,15 +39,22 @@ class Notation:
     column = 0  # of FORMULAS and SLOPES
     times = " · "
     dots = "…"
+    # The general chain rule, for a result and operand of these names.
+    chain_rule = ("d{f}/dx", "Σ d{f}/du · ∂u/∂x")
 
     def name(self, name: str) -> str:
         return name.replace("-", "−")
 
     def number(self, value: float) -> str:
-        return f"{value + 0.0:.6g}".replace("-", "−")  # + 0.0: no minus before a zero
+        mantissa, e, exponent = f"{value + 0.0:.6g}".partition("e")  # + 0.0: no minus before a zero
+        return self.name(f"{mantissa}e{int(exponent)}" if e else mantissa)
 
-    def partial(self, of: str, by: str) -> str:
-        return f"∂{of}/∂{by}"
+    def local(self, of: str, by: str, which: int = 0) -> str:
+        """∂of/∂by; `which` tells the first from the second where both operands are the same node."""
+        return f"∂{of}/∂{by}{('', '⁽¹⁾', '⁽²⁾')[which]}"
+
+    def gradient(self, of: str, by: str) -> str:
+        return f"d{of}/d{by}"
 
     def operand(self, text: str) -> str:
         """A name or a number within a formula."""
@@ -56,47 +62,52 @@ class Notation:
 
     def product(self, factors: list[str]) -> str:
         def factor(text: str) -> str:
-            return f"({text})" if len(factors) > 1 and " " in text and not text.startswith("[") else text
+            compound = (" " in text and not text.startswith("[")) or text.startswith("−")
+            return f"({text})" if compound and len(factors) > 1 else text
 
         return self.times.join(map(factor, factors))
 
     def sum(self, terms: list[str]) -> str:
-        return "\n+ ".join([*terms[:1], *map(self.operand, terms[1:])])
+        """Its terms, each on a line of its own; a negative number among several is in parentheses."""
+        negative = ("−", "-") if len(terms) > 1 else ()
+        return "\n+ ".join(self.operand(term) if term.startswith(negative) else term for term in terms)
 
 
 class Latex(Notation):
-    """LaTeX's mathematics, plain ASCII: x_{1}, \\frac, and parentheses around every negative factor but the first."""
+    """LaTeX's mathematics, plain ASCII: x_{1}, \\frac."""
 
     column = 1
     times = r" \cdot "
     dots = r"\cdots"
+    chain_rule = (
+        r"\frac{{d{f}}}{{dx}}",
+        r"\sum_{{u}} \frac{{d{f}}}{{du}} \cdot \frac{{\partial u}}{{\partial x}}",
+    )
 
     def name(self, name: str) -> str:
-        if not name[0].isalpha():
-            return self._number(name)
-        letters, rest = re.fullmatch(r"([A-Za-z]+)_?(\w*)", name, re.ASCII).groups()  # type: ignore[union-attr]
+        """x1 is x with a subscript, and so is x_b; the underscore of x_1 stays, since that is another name."""
+        if not name[0].isalpha():  # the digits of a number
+            mantissa, _, exponent = name.lower().partition("e")
+            return rf"{mantissa} \times 10^{{{int(exponent)}}}" if exponent else mantissa
+        letters, rest = re.fullmatch(r"([A-Za-z]+)(?:_(?=[A-Za-z]))?(\w*)", name, re.ASCII).groups()  # type: ignore[union-attr]
         base = letters if len(letters) == 1 else rf"\mathit{{{letters}}}"
         return base + ("_{" + rest.replace("_", r"\_") + "}" if rest else "")
 
-    def number(self, value: float) -> str:
-        return self._number(f"{value + 0.0:.6g}")
-
-    def _number(self, digits: str) -> str:
-        mantissa, _, exponent = digits.lower().partition("e")
-        return rf"{mantissa} \times 10^{{{int(exponent)}}}" if exponent else mantissa
-
-    def partial(self, of: str, by: str) -> str:
+    def local(self, of: str, by: str, which: int = 0) -> str:
+        by = f"{{{by}}}^{{({which})}}" if which else by
         return rf"\frac{{\partial {of}}}{{\partial {by}}}"
+
+    def gradient(self, of: str, by: str) -> str:
+        return rf"\frac{{d{of}}}{{d{by}}}"
 
     def operand(self, text: str) -> str:
         return rf"\left({text}\right)" if text.startswith("-") or r"\times" in text else text
 
     def product(self, factors: list[str]) -> str:
-        def factor(text: str, first: bool) -> str:
-            compound = len(factors) > 1 and (" - " in text or (text.startswith("-") and not first))
-            return rf"\left({text}\right)" if compound else text
+        def factor(text: str) -> str:
+            return rf"\left({text}\right)" if len(factors) > 1 and (" - " in text or text.startswith("-")) else text
 
-        return self.times.join(factor(text, number == 0) for number, text in enumerate(factors))
+        return self.times.join(map(factor, factors))
 
 
 # By operation: as text, as LaTeX. {a} and {b} are the operands.
@@ -118,11 +129,11 @@ FORMULAS = {
     "max": ("max({a}, {b})", r"\max\left({a}, {b}\right)"),
     "min": ("min({a}, {b})", r"\min\left({a}, {b}\right)"),
 }
-# By operation and operand; {u} is the value. [condition] is 1 where the condition holds and 0 elsewhere.
+# By operation and operand; {u} is the value. [condition] is 1 where the condition holds and 0 elsewhere. Of two forms,
+# the first is the one to remember and the second the one to compute: it loses no digits.
 SLOPES = {
     "+": (("1", "1"), ("1", "1")),
     "-": (("1", "1"), ("−1", "-1")),
-    "*": (("{b}", "{b}"), ("{a}", "{a}")),
     "/": (("1/{b}", r"\frac{{1}}{{{b}}}"), ("−{a}/{b}²", r"-\frac{{{a}}}{{{{{b}}}^{{2}}}}")),
     "**": (
         ("{b} · {a}^({b} − 1)", r"{b} \cdot {{{a}}}^{{{b} - 1}}"),
@@ -134,8 +145,13 @@ SLOPES = {
     "log": (("1/{a}", r"\frac{{1}}{{{a}}}"),),
     "sin": (("cos({a})", r"\cos\left({a}\right)"),),
     "cos": (("−sin({a})", r"-\sin\left({a}\right)"),),
-    "tanh": (("1 − {u}²", r"1 - {{{u}}}^{{2}}"),),
-    "sigmoid": (("{u} · (1 − {u})", r"{u} \cdot \left(1 - {u}\right)"),),
+    "tanh": (("1 − {u}² = 1/cosh({a})²", r"1 - {{{u}}}^{{2}} = \frac{{1}}{{\cosh\left({a}\right)^{{2}}}}"),),
+    "sigmoid": (
+        (
+            "{u} · (1 − {u}) = {u} · sigmoid(−{a})",
+            r"{u} \cdot \left(1 - {u}\right) = {u} \cdot \sigma\left(-{a}\right)",
+        ),
+    ),
     "relu": (("[{a} > 0]", "[{a} > 0]"),),
     "max": (("[{a} > {b}]", "[{a} > {b}]"), ("[{b} > {a}]", "[{b} > {a}]")),
     "min": (("[{a} < {b}]", "[{a} < {b}]"), ("[{b} < {a}]", "[{b} < {a}]")),
@@ -155,35 +171,42 @@ class Derivation:
         self.nodes, self.output = passes.graph.nodes, passes.graph.output
         self.names = [notation.name(node.name) for node in self.nodes]
         self.uses = passes.uses()
-        # Over all paths from a node up to the result: how many there are, and how many factors they have together.
-        self.paths, self.factors = [0] * len(self.nodes), [0] * len(self.nodes)
-        self.paths[self.output] = 1
-        for index in reversed(range(self.output)):
-            for user, _ in self.uses[index]:
-                self.paths[index] += self.paths[user]
-                self.factors[index] += self.factors[user] + self.paths[user]
-            if self.factors[index] > MAX_FACTORS:  # what matters from here on; the true numbers can have any length
-                self.paths[index] = self.factors[index] = MAX_FACTORS + 1
 
     def sections(self) -> list[Section]:
-        """Forward; local derivatives; gradients of the intermediate nodes, from the result down, and of the inputs."""
+        """All sections that have equations; the gradients of the intermediate nodes go from the result down."""
         steps = [index for index, node in enumerate(self.nodes) if node.operands]
         distances = self.passes.distances()
         reached = sorted((i for i in steps if self.uses[i]), key=lambda index: distances[index])
+        locals_ = [equation for index in steps for equation in self.locals(index)]
         sections = [
+            Section("Notation", list(self.legend(locals_)) if locals_ else []),
             Section("Forward propagation", [self.forward(index) for index in steps]),
-            Section("Local derivatives", [equation for index in steps for equation in self.local(index)]),
+            Section("Local derivatives", locals_),
             Section("Gradients of the intermediate values", [self.chain(index) for index in reached]),
             Section("Gradients of the inputs", [self.chain(index) for index in self.passes.inputs()]),
             Section("Final gradients", [self.final(index) for index in self.passes.inputs()]),
         ]
         return [section for section in sections if section.equations]
 
+    def legend(self, locals_: list[Equation]) -> Iterator[Equation]:
+        """What the symbols mean, of those that the local derivatives have."""
+        local, f = self.notation.local, self.names[self.output]
+        yield Equation([local("u", "x")], "local: how u changes with its operand x alone")
+        if any(len(set(node.operands)) < len(node.operands) for node in self.nodes):
+            yield Equation([f"{local('u', 'x', 1)}, {local('u', 'x', 2)}"], "where x is both operands of u")
+        chain_rule = [part.format(f=f) for part in self.notation.chain_rule]
+        yield Equation(chain_rule, "gradient: the sum over every u that uses x")
+        if any(part.startswith("[") for equation in locals_ for part in equation.parts):
+            yield Equation(["[x > 0]"], "1 where this holds, 0 elsewhere")
+
     def forward(self, index: int) -> Equation:
         """q = x1 · w1 = 0.7 · (−1.5) = −1.05"""
-        numbers = [self.notation.number(self.passes.values[operand]) for operand in self.nodes[index].operands]
-        result = self.notation.number(self.passes.values[index])
-        return Equation(_distinct([self.names[index], self.formula(index), self._formula(index, numbers), result]))
+        node, values = self.nodes[index], self.passes.values
+        numbers = [self.notation.number(values[operand]) for operand in node.operands]
+        parts = [self.names[index], self.formula(index), self._formula(index, numbers)]
+        zeros = node.operation == "**" and all(values[operand] == 0 for operand in node.operands)
+        note = "0^0 counts as 1, as in PyTorch" if zeros else ""
+        return Equation(_distinct([*parts, self.notation.number(values[index])]), note)
 
     def formula(self, index: int) -> str:
         """What a node computes, in names: x1 · w1"""
@@ -191,102 +214,101 @@ class Derivation:
 
     def _formula(self, index: int, operands: list[str]) -> str:
         operation = self.nodes[index].operation
-        if operation not in FUNCTIONS:
+        if operation not in FUNCTIONS and not (operation == "/" and isinstance(self.notation, Latex)):
             operands = [self.notation.operand(operand) for operand in operands]
         return FORMULAS[operation][self.notation.column].format(**dict(zip("ab", operands, strict=False)))
 
-    def local(self, index: int) -> Iterator[Equation]:
+    def locals(self, index: int) -> Iterator[Equation]:
         """∂q/∂x1 = w1 = −1.5, for each operand that has a gradient."""
-        for slot, operand in enumerate(self.nodes[index].operands):
-            slope = self.passes.slopes[index][slot]
+        for slot, slope in enumerate(self.passes.slopes[index]):
             if slope is not None:
-                left = self.notation.partial(self.names[index], self.names[operand])
-                yield Equation(
-                    _distinct([left, self.slope(index, slot), self.notation.number(slope)]), self._kink(index)
-                )
+                parts = [self.local(index, slot), *self._forms(index, slot), self.notation.number(slope)]
+                yield Equation(_distinct(parts), self._convention(index, slot))
 
-    def slope(self, index: int, slot: int) -> str:
-        """∂node/∂operand in names."""
-        node = self.nodes[index]
-        a, *rest = (self.notation.operand(self.names[operand]) for operand in node.operands)
+    def local(self, index: int, slot: int) -> str:
+        """∂node/∂operand in symbols."""
+        operands = self.nodes[index].operands
+        which = slot + 1 if operands.count(operands[slot]) > 1 else 0
+        return self.notation.local(self.names[index], self.names[operands[slot]], which)
+
+    def _forms(self, index: int, slot: int) -> list[str]:
+        """∂node/∂operand in names: one form or two; none where its value is a convention."""
+        if self._convention(index, slot):
+            return []
+        node, notation = self.nodes[index], self.notation
+        if node.operation == "*":
+            return [self.names[node.operands[1 - slot]]]
+        a, *rest = (notation.operand(self.names[operand]) for operand in node.operands)
         if node.operation == "**" and self.nodes[node.operands[1]].operation == "constant":
             exponent = float(self.nodes[node.operands[1]].name)
             if exponent in (0, 1):
-                return self.notation.number(exponent)
-            power = FORMULAS["**"][self.notation.column].format(
-                a=a, b=self.notation.operand(self.notation.number(exponent - 1))
-            )
-            return self.notation.number(exponent) + self.notation.times + (a if exponent == 2 else power)
-        b = rest[0] if rest else ""
-        return SLOPES[node.operation][slot][self.notation.column].format(a=a, b=b, u=self.names[index])
+                return [notation.number(exponent)]
+            below = notation.operand(notation.number(exponent - 1))
+            power = a if exponent == 2 else FORMULAS["**"][notation.column].format(a=a, b=below)
+            return [notation.product([notation.number(exponent), power])]
+        forms = SLOPES[node.operation][slot][notation.column]
+        return forms.format(a=a, b=rest[0] if rest else "", u=self.names[index]).split(" = ")
 
-    def _kink(self, index: int) -> str:
-        node, values = self.nodes[index], self.passes.values
-        if node.operation == "relu" and values[node.operands[0]] == 0:
+    def _convention(self, index: int, slot: int) -> str:
+        """Why a local derivative is what it is where the function has none, or its formula no value."""
+        node, values = self.nodes[index], [self.passes.values[operand] for operand in self.nodes[index].operands]
+        if node.operation == "relu" and values[0] == 0:
             return "at the kink of relu: 0, as in PyTorch"
-        if node.operation in ("max", "min") and values[node.operands[0]] == values[node.operands[1]]:
-            return "a tie: one half to each, as in PyTorch"
-        return ""
+        if node.operation in ("max", "min") and values[0] == values[1]:
+            return "a tie: one half to each operand, as in PyTorch"
+        if node.operation != "**" or values[0] != 0:
+            return ""
+        if slot == 1:
+            return "0^b is 0 for every b > 0" if values[1] else "0^b by b at b = 0: 0, as in PyTorch"
+        conventions = {0.0: "x^0 counts as 1 for every x", 1.0: "0^0 counts as 1, as in PyTorch"}
+        return conventions.get(values[1], "")
+
+    def gradient(self, index: int) -> str:
+        """df/dnode in symbols."""
+        return self.notation.gradient(self.names[self.output], self.names[index])
 
     def chain(self, index: int) -> Equation:
-        """The chain rule over every path: in symbols, in names, in numbers, and its value."""
-        notation = self.notation
-        left = notation.partial(self.names[self.output], self.names[index])
-        gradient = self.passes.gradients[index]
+        """The chain rule from the gradients of what uses a node: in symbols, in numbers, and its value."""
+        uses, notation, passes = self.uses[index], self.notation, self.passes
+        gradient = passes.gradients[index]
         if gradient is None:
             note = f"{self.nodes[self.output].name} does not depend on {self.nodes[index].name}"
-            return Equation([left, "0"], note)
-        forms, note = self._over_paths(index) if self.factors[index] <= MAX_FACTORS else self._over_uses(index)
-        return Equation(_distinct([left, *map(notation.sum, forms), notation.number(gradient)]), note)
+            return Equation([self.gradient(index), "0"], note)
+        number, local, first_form = notation.number, self.local, self._first_form
+        count, uses = len(uses), uses[:MAX_USES]
+        # Of the result itself, the gradient is 1 and is left out.
+        symbols = [[self.gradient(u), local(u, s)][u == self.output :] for u, s in uses]
+        numbers = [[passes.gradients[u] or 0.0, passes.slopes[u][s] or 0.0][u == self.output :] for u, s in uses]
+        forms = [symbols]
+        if all(user == self.output for user, _ in uses):
+            forms.append([[first_form(u, s)] for u, s in uses])
+        elif self.nodes[index].operation == "input" and (path := self._only_path(index)):
+            forms += [[[local(u, s) for u, s in path]], [[first_form(u, s) for u, s in path]]]
+            numbers = [[passes.slopes[u][s] or 0.0 for u, s in path]]
+        forms.append([list(map(number, term)) for term in numbers])
+        if count > 1:
+            forms.append([[number(math.prod(term))] for term in numbers])
+        more = [notation.dots] if count > MAX_USES else []
+        sums = [notation.sum([*map(notation.product, terms), *more]) for terms in forms]
+        note = f"{count} terms" if more else ""
+        return Equation(_distinct([self.gradient(index), *sums, number(gradient)]), note)
 
-    def _over_paths(self, index: int) -> tuple[list[list[str]], str]:
-        """The terms of a gradient, one for each path from the result, in each form; and no note."""
-        paths = self._paths(index)
-        symbols = [[self._partial(user, slot) for user, slot in path] for path in paths]
-        names = [[self.slope(user, slot) for user, slot in path] for path in paths]
-        slopes = [[self.passes.slopes[user][slot] or 0.0 for user, slot in path] for path in paths]
-        product = self.notation.product
-        return [list(map(product, symbols)), list(map(product, names)), *self._numbers(slopes)], ""
+    def _first_form(self, user: int, slot: int) -> str:
+        """A local derivative as a factor of a product."""
+        return [*self._forms(user, slot), self.notation.number(self.passes.slopes[user][slot] or 0.0)][0]
 
-    def _over_uses(self, index: int) -> tuple[list[list[str]], str]:
-        """The terms of a gradient, one for each use of the node, in each form; and a note that says so."""
-        uses, notation, passes = self.uses[index][:MAX_USES], self.notation, self.passes
-        output = self.names[self.output]
-        symbols = [notation.product([notation.partial(output, self.names[u]), self._partial(u, s)]) for u, s in uses]
-        slopes = [[passes.gradients[u] or 0.0, passes.slopes[u][s] or 0.0] for u, s in uses]
-        forms, note = (
-            [symbols, *self._numbers(slopes)],
-            "too many paths to write out: from the gradients of what uses it",
-        )
-        if len(self.uses[index]) > MAX_USES:
-            forms = [[*terms, notation.dots] for terms in forms]
-            note += f", {len(self.uses[index])} uses"
-        return forms, note
-
-    def _partial(self, user: int, slot: int) -> str:
-        """∂node/∂operand in symbols."""
-        return self.notation.partial(self.names[user], self.names[self.nodes[user].operands[slot]])
-
-    def _numbers(self, slopes: list[list[float]]) -> list[list[str]]:
-        """The terms as products of numbers and, where there are several, as the numbers that they come to."""
-        number = self.notation.number
-        products = [self.notation.product(list(map(number, term))) for term in slopes]
-        return [products, [number(math.prod(term)) for term in slopes]] if len(slopes) > 1 else [products]
-
-    def _paths(self, index: int) -> list[list[tuple[int, int]]]:
-        """Every path from the result down to a node, each a list of (node, operand slot)."""
-        complete: list[list[tuple[int, int]]] = []
-        growing: list[tuple[int, list[tuple[int, int]]]] = [(index, [])]
-        while growing:
-            top, path = growing.pop()
-            if top == self.output:
-                complete.append(path)
-            growing += [(user, [(user, slot), *path]) for user, slot in reversed(self.uses[top])]
-        return complete
+    def _only_path(self, index: int) -> list[tuple[int, int]]:
+        """The path from the result down to a node, as (node, operand slot); empty if it is long or one of several."""
+        path: list[tuple[int, int]] = []
+        while index != self.output:
+            if len(self.uses[index]) > 1 or len(path) == MAX_PATH:
+                return []
+            path.insert(0, self.uses[index][0])
+            index = path[0][0]
+        return path
 
     def final(self, index: int) -> Equation:
-        left = self.notation.partial(self.names[self.output], self.names[index])
-        return Equation([left, self.notation.number(self.passes.gradients[index] or 0.0)])
+        return Equation([self.gradient(index), self.notation.number(self.passes.gradients[index] or 0.0)])
 
 
 def _distinct(parts: list[str]) -> list[str]:
@@ -295,14 +317,27 @@ def _distinct(parts: list[str]) -> list[str]:
 
 
 def plain(equation: Equation, indent: str = "") -> str:
-    """An equation as one line of text, or where that is longer than `WIDTH` as several, aligned at the equals signs."""
-    note = f"   ({equation.note})" if equation.note else ""
-    one = indent + " = ".join(equation.parts).replace("\n", " ") + note
-    if len(one) <= WIDTH:
-        return one
+    """An equation as a line of text, or as several, aligned at the equals signs."""
     left, *rest = equation.parts
-    below = "\n" + indent + " " * len(left)
-    return f"{indent}{left} = " + f"{below} = ".join(part.replace("\n", below + " ") for part in rest) + note
+    margin = indent + " " * (len(left) + 1)
+    rows = _rows(rest, f"  ({equation.note})" if equation.note else "", WIDTH - len(margin), len)
+    return f"{indent}{left} " + f"\n{margin}".join(f"  {row}" if row.startswith("+") else row for row in rows)
+
+
+def _rows(parts: list[str], note: str, width: int, measure: Callable[[str], int]) -> list[str]:
+    """`= part = part note` in rows: breaks at equals signs, and between the terms of a sum that is wider than a row."""
+    pieces: list[str] = []
+    for part in parts:
+        whole = "= " + part.replace("\n", " ")
+        pieces += [whole] if measure(whole) <= width else f"= {part}".split("\n")
+    first, *others = [*pieces, note] if note else pieces
+    rows = [first]
+    for piece in others:
+        if measure(longer := f"{rows[-1]} {piece}") <= width:
+            rows[-1] = longer
+        else:
+            rows.append(piece)
+    return rows
 
 
 def terminal(sections: list[Section]) -> str:
@@ -334,11 +369,16 @@ def latex(sections: list[Section], proof: str) -> str:
 def _aligned(equation: Equation) -> str:
     """An equation as rows of LaTeX's `align`."""
     left, *rest = equation.parts
-    escaped = equation.note.replace("_", r"\_")
-    note = rf" \quad \text{{({escaped})}}" if escaped else ""
-    short = sum(map(len, rest)) < LATEX_ROW
-    row, term = (" = ", " ") if short else ("\\\\\n  &= ", "\\\\\n  &\\quad ")
-    return rf"{left} &= " + row.join(part.replace("\n", term) for part in rest) + note
+    note = equation.note.replace("_", r"\_").replace("^", r"\^{}")
+    note = rf"\quad \text{{({note})}}" if note else ""
+    rows = _rows(rest, note, LATEX_WIDTH - _characters(left), _characters)
+    return rf"{left} &" + "\\\\\n  &".join(rf"\quad {row}" if row.startswith("+") else row for row in rows)
+
+
+def _characters(source: str) -> int:
+    """About how many characters wide LaTeX shows a formula."""
+    source = re.sub(r"\\(?:left|right|frac|mathit|operatorname|text|quad)|[{}_^]", "", source)
+    return len(re.sub(r"\\[a-z]+", "m", source))
 
 
 def dot(passes: Passes) -> str:
@@ -352,7 +392,7 @@ def dot(passes: Passes) -> str:
             lines = [f"{name} = {derivation.formula(index)}"] if node.operands else []
             lines += [name if node.operation == "constant" else f"{name} = {number(passes.values[index])}"]
             if gradient is not None and node.operation != "constant":
-                lines.append(f"∂{derivation.names[passes.graph.output]}/∂{name} = {number(gradient)}")
+                lines.append(f"{derivation.gradient(index)} = {number(gradient)}")
             text = r"\n".join(lines)
             yield f'  n{index} [label="{text}", shape={"box" if node.operands else "ellipse"}];'
             for slot, operand in enumerate(node.operands):

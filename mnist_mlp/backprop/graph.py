@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
-from mnist_mlp.backprop.layout import LEGEND, LINE, MARGIN, PADDING, SIZE, SYMBOLS, TITLE, Edge, Layout
+from mnist_mlp.backprop.layout import LINE, MARGIN, PADDING, SIZE, SYMBOLS, TITLE, Edge, Layout
 from mnist_mlp.backprop.passes import Passes
 
 FORWARD, BACKWARD, PLAIN, FAINT = "#1a4f9c", "#b3261e", "#222222", "#a8a8a8"
@@ -67,7 +67,7 @@ def _backward(passes: Passes) -> Iterator[Frame]:
         new = {index for index in range(len(nodes)) if uses[index] and distances[index] == distance}
         edges = edges | {use for of in uses for use in of if distances[use[0]] == distance - 1}
         gradients = gradients | new
-        slopes = [f"∂{nodes[output].name}/∂{nodes[index].name}" for index in sorted(new)]
+        slopes = [f"d{nodes[output].name}/d{nodes[index].name}" for index in sorted(new)]
         named = ", ".join(slopes if len(slopes) <= NAMED else [*slopes[:NAMED], "…"])
         yield Frame(f"Backward: {named}", values, gradients, edges, new)
 
@@ -88,7 +88,7 @@ def frame_figure(layout: Layout, frame: Frame) -> Figure:
     axes.axis("off")
     axes.text(MARGIN, layout.height - TITLE / 2 - 0.1, frame.title, size=SIZE + 3, va="center", color=PLAIN)
     if frame.gradients:
-        axes.text(MARGIN, MARGIN, LEGEND, size=SIZE, va="center", color=BACKWARD)
+        axes.text(MARGIN, MARGIN, layout.legend, size=SIZE, va="center", color=BACKWARD)
     for edge, curve in layout.curves.items():
         color = PLAIN if edge[0] in frame.values else FAINT
         axes.plot(*curve[-1], marker=">", markersize=6, color=color, zorder=1)
@@ -107,7 +107,8 @@ def frame_figure(layout: Layout, frame: Frame) -> Figure:
 
 def _draw_node(axes: Axes, layout: Layout, frame: Frame, index: int) -> None:
     box, node, symbol = layout.boxes[index], layout.nodes[index], layout.symbols[index]
-    known, new, reached = index in frame.values, index in frame.new, index in frame.gradients
+    copied, item = node.operation == "copy", layout.items[index]
+    known, new, reached = item in frame.values, item in frame.new and not copied, item in frame.gradients
     plain = PLAIN if known else FAINT
     edge = plain if not new else BACKWARD if reached else FORWARD
     left, bottom = box.x - box.width / 2, box.y - box.height / 2
@@ -115,10 +116,11 @@ def _draw_node(axes: Axes, layout: Layout, frame: Frame, index: int) -> None:
         (left, bottom),
         box.width,
         box.height,
-        f"round,pad=0,rounding_size={0.2 if node.operation == 'input' else 0.08}",
+        f"round,pad=0,rounding_size={0.08 if node.operands or node.operation == 'constant' else 0.2}",
         facecolor="#f2f2f2" if node.operation == "constant" else "white",
         edgecolor=edge,
         linewidth=2.4 if new else 1.0,
+        linestyle="dashed" if copied else "solid",
         zorder=3,
     )
     axes.add_patch(shape)
@@ -130,7 +132,7 @@ def _draw_node(axes: Axes, layout: Layout, frame: Frame, index: int) -> None:
         axes.text(
             left + symbol / 2, box.y, sign, size=size, weight="bold", ha="center", va="center", color=plain, zorder=4
         )
-    elif node.operation == "input":
+    elif node.operation != "constant":
         lines = lines[1:]
     for number, (text, (color, shown)) in enumerate(zip(layout.texts[index], lines, strict=False)):
         if shown:

@@ -3,6 +3,9 @@
 The layout is the usual one of layered drawings (Sugiyama, Tagawa and Toda, 1981). A node stands right of everything it
 is computed from. A long edge has a stop in every layer that it passes. The order within a layer follows the mean of
 the neighbours, so that few edges cross. The same graph is always drawn the same. Lengths are in inches.
+
+A deep graph is wrapped like a long line of text: it is drawn in bands, one below the other. A value that another band
+needs stands there again, as a copy.
 """
 
 from functools import cache
@@ -13,22 +16,27 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 
 from mnist_mlp.backprop.derivation import Derivation, Notation
+from mnist_mlp.backprop.expression import Node
 from mnist_mlp.backprop.passes import Passes
 
 SYMBOLS = {"+": "+", "-": "−", "*": "×", "/": "÷", "**": "pow", "neg": "−"}
 SIZE, LINE, PADDING = 11, 0.23, 0.1  # font size in points, height of a line of text, space around text
 ARROW = 0.06  # between the end of an edge and its box, where the arrow's head is
 SEPARATION = 0.2  # between the boxes of a layer
+BETWEEN = 0.6  # the bands of a deep graph
 MARGIN, TITLE = 0.3, 0.5
 LEGEND = "On an edge: the gradient that arrives · the local derivative = what is passed on"
+LEGEND_OF_COPIES = " · Dashed: a value from a row above"
+DEPTH = 4  # operations from left to right at most; a deeper graph is wrapped
 STARTS = 10  # random orders from which the search for few crossings begins
 SWEEPS = 12  # over all layers, from each start
 
 Point = tuple[float, float]
 Edge = tuple[int, int]  # (the node that uses another, which operand that is)
+Link = tuple[int, int, int]  # (operand, the node that uses it, which operand it is)
 
 
 class Rectangle(NamedTuple):
@@ -50,6 +58,8 @@ class Layout:
     """Where everything stands.
 
     Attributes:
+        nodes: those of the graph, then the copies.
+        items: for each of these its position in the graph.
         boxes: of the nodes, operator included.
         symbols: width of each node's operator, at its box's left end; 0 for inputs and constants.
         curves: for each edge the points of its cubic Bézier curves, 3n + 1 of them.
@@ -58,14 +68,13 @@ class Layout:
     """
 
     def __init__(self, passes: Passes) -> None:
-        self.passes, self.nodes = passes, passes.graph.nodes
-        self.derivation = Derivation(passes, Notation())
+        self.passes, self.derivation = passes, Derivation(passes, Notation())
+        self._layers(passes.graph.nodes)
         self.texts = [self._lines(index) for index in range(len(self.nodes))]
         self.symbols = [
             max(0.42, _text_width(SYMBOLS.get(node.operation, node.operation)) + 0.24) if node.operands else 0.0
             for node in self.nodes
         ]
-        self._layers()
         self._order()
         for stretch in (1.0, 1.25, 1.5):  # longer edges, until their labels find room
             self._place(stretch)
@@ -76,33 +85,58 @@ class Layout:
         """What an edge says: the gradient that reaches the node, times the local derivative, is what it passes on."""
         number = self.derivation.notation.number
         gradient, slope = self.passes.gradients[user] or 0.0, self.passes.slopes[user][slot] or 0.0
-        return f"{number(gradient)} · {number(slope)}\n= {number(gradient * slope)}"
+        product = self.derivation.notation.product([number(gradient), number(slope)])
+        return f"{product}\n= {number(gradient * slope)}"
 
     def _lines(self, index: int) -> list[str]:
         """The lines of a box: formula, value, gradient."""
-        node, number = self.nodes[index], self.derivation.notation.number
-        name = self.derivation.names[index]
+        node, number, item = self.nodes[index], self.derivation.notation.number, self.items[index]
+        name = self.derivation.names[item]
         if node.operation == "constant":
             return [name]
-        value, gradient = number(self.passes.values[index]), self.passes.gradients[index]
-        lines = [f"{name} = {self.derivation.formula(index)}", f"= {value}"] if node.operands else [f"{name} = {value}"]
-        if gradient is not None:
-            lines.append(f"∂{self.derivation.names[self.passes.graph.output]}/∂{name} = {number(gradient)}")
+        value, gradient = number(self.passes.values[item]), self.passes.gradients[item]
+        lines = [f"{name} = {self.derivation.formula(item)}", f"= {value}"] if node.operands else [f"{name} = {value}"]
+        if gradient is not None and node.operation != "copy":
+            lines.append(f"{self.derivation.gradient(index)} = {number(gradient)}")
         return lines
 
-    def _layers(self) -> None:
+    def _layers(self, graph: list[Node]) -> None:
         """Gives every node a layer and every edge its route: its operand, a stop in each layer it passes, its user.
 
-        Stops have the numbers after those of the nodes; `depth` and the layers hold both.
+        The graph's nodes are followed by the copies, and these by the stops; `depth` and the layers hold all three.
         """
-        self.edges = [(o, u, s) for u, node in enumerate(self.nodes) for s, o in enumerate(node.operands)]
-        self.depth = [0] * len(self.nodes)
-        for operand, user, _ in self.edges:
-            before = self.depth[operand] if self.nodes[operand].operands else 0
-            self.depth[user] = max(self.depth[user], before + 1)
+        used = [(operand, user, slot) for user, node in enumerate(graph) for slot, operand in enumerate(node.operands)]
+        depth = [0] * len(graph)  # operations on the longest way to a node
+        for operand, user, _ in used:
+            depth[user] = max(depth[user], depth[operand] + 1)
+        uses = self.passes.uses()
+        for index in reversed(range(len(graph))):
+            if depth[index] == 1 and uses[index]:  # nothing computed goes into it: next to its first use
+                depth[index] = min(depth[user] for user, _ in uses[index]) - 1
+        self.bands = max(1, -(-max(depth) // DEPTH))
+        width = max(1, -(-max(depth) // self.bands))  # operations side by side, about as many in each band
+        bands = [(operations - 1) // width if operations else self.bands for operations in depth]
+        for operand, user, _ in used:  # the first band that uses it, for what is not computed
+            bands[operand] = min(bands[operand], bands[user])
+        self.nodes, self.items = list(graph), list(range(len(graph)))
+        shown = {(index, band): index for index, band in enumerate(bands)}
+        self.edges: list[Link] = []
+        for operand, user, slot in used:
+            if (operand, bands[user]) not in shown:
+                shown[operand, bands[user]] = len(self.nodes)
+                node = graph[operand]
+                self.nodes.append(
+                    node if node.operation == "constant" else node._replace(operation="copy", operands=())
+                )
+                self.items.append(operand)
+            self.edges.append((shown[operand, bands[user]], user, slot))
+        # A band begins with a layer for what is not computed there.
+        self.depth = [operations + bands[index] for index, operations in enumerate(depth)]
+        self.depth += [0] * (len(self.nodes) - len(graph))
         for index, node in enumerate(self.nodes):
             if not node.operands:  # next to its first use, not at the far left
                 self.depth[index] = min((self.depth[u] for o, u, _ in self.edges if o == index), default=1) - 1
+        self.band_of = [d // (width + 1) for d in range(max(self.depth) + 1)]
         self.routes: dict[Edge, list[int]] = {}
         for operand, user, slot in self.edges:
             between = range(self.depth[operand] + 1, self.depth[user])
@@ -133,7 +167,7 @@ class Layout:
 
     def _in_order_of_a_walk(self) -> list[list[int]]:
         """The layers, each in the order in which a walk from the result down the operands meets nodes and stops."""
-        layers: list[list[int]] = [[] for _ in range(max(self.depth) + 1)]
+        layers: list[list[int]] = [[] for _ in self.band_of]
         seen = set[int]()
         waiting = [*range(len(self.nodes)), self.passes.graph.output]  # nodes that the result does not need come last
         while waiting:
@@ -142,10 +176,10 @@ class Layout:
                 continue
             seen.add(index)
             layers[self.depth[index]].append(index)
-            for slot in range(len(self.nodes[index].operands)):
-                for stop in self.routes[index, slot][1:-1]:
-                    layers[self.depth[stop]].append(stop)
-            waiting += reversed(self.nodes[index].operands)
+            routes = [self.routes[index, slot] for slot in range(len(self.nodes[index].operands))]
+            for stop in (stop for route in routes for stop in route[1:-1]):
+                layers[self.depth[stop]].append(stop)
+            waiting += [route[0] for route in reversed(routes)]
         return layers
 
     def _sort_by_neighbours(self, leftwards: bool) -> None:
@@ -197,10 +231,15 @@ class Layout:
                 settle(layer, both)
         for layer in self.layers:  # at last each in the middle of what it is computed from
             settle(layer, self.left)
-        top = min(place - height / 2 for place, height in zip(y, heights, strict=True))
-        bottom = max(place + height / 2 for place, height in zip(y, heights, strict=True))
-        self.height = bottom - top + 2 * MARGIN + 2 * TITLE
-        return [self.height - TITLE - MARGIN - (place - top) for place in y]
+        self.height = TITLE + MARGIN
+        for band in range(self.bands):
+            stops = [stop for stop, depth in enumerate(self.depth) if self.band_of[depth] == band]
+            top = min(y[stop] - heights[stop] / 2 for stop in stops)
+            bottom = max(y[stop] + heights[stop] / 2 for stop in stops)
+            for stop in stops:
+                y[stop] += self.height - top
+            self.height += bottom - top + (BETWEEN if band < self.bands - 1 else TITLE + MARGIN)
+        return [self.height - place for place in y]
 
     def _sides_of_layers(self, widths: list[float], stretch: float) -> tuple[list[float], list[float]]:
         """Where each layer begins and ends, with room for the edges' texts between two; sets the picture's width."""
@@ -208,9 +247,11 @@ class Layout:
         for depth, layer in enumerate(self.layers):
             texts = [self.edge_text(u, s) for o, u, s in self.edges if self.depth[o] < depth <= self.depth[u]]
             gap = stretch * (0.7 + max(map(_text_width, texts), default=0.0))
-            lefts.append(rights[-1] + gap if rights else MARGIN)
+            begins = depth == 0 or self.band_of[depth] != self.band_of[depth - 1]
+            lefts.append(MARGIN if begins else rights[-1] + gap)
             rights.append(lefts[-1] + max((widths[stop] for stop in layer if stop < len(widths)), default=0.0))
-        self.width = max(rights[-1], MARGIN + _text_width(LEGEND)) + MARGIN
+        self.legend = LEGEND + (LEGEND_OF_COPIES if len(self.nodes) > len(self.passes.values) else "")
+        self.width = max(*rights, MARGIN + _text_width(self.legend)) + MARGIN
         return lefts, rights
 
     def _connect(self, y: list[float], lefts: list[float], rights: list[float]) -> None:
@@ -263,8 +304,8 @@ class Layout:
 @cache
 def _text_width(text: str) -> float:
     """Of its widest line. DejaVu Sans comes with matplotlib, so that this is the same everywhere."""
-    font = FontProperties(family="DejaVu Sans")
-    widths = [TextPath((0, 0), line, size=SIZE, prop=font).get_extents().width for line in text.split("\n")]
+    font = FontProperties(family="DejaVu Sans", size=SIZE)
+    widths = [text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] for line in text.split("\n")]
     return float(max(widths)) / 72 + 0.03
 
 

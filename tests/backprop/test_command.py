@@ -35,12 +35,12 @@ def test_without_arguments_it_is_the_reports_example(command: Command, tmp_path:
         *("q = x1 · w1 = 0.7 · (−1.5) = −1.05", "t = x2 · w2 = 0.34 · (−0.35) = −0.119", "= −0.05", "= −0.18"),
         *("p = q + t = (−1.05) + (−0.119) = −1.169", "= −0.23", "f = p · r = (−1.169) · (−0.23) = 0.26887"),
         *("∂f/∂p = r = −0.23", "∂f/∂r = p = −1.169"),
-        "∂f/∂x1 = ∂f/∂p · ∂p/∂q · ∂q/∂x1 = r · 1 · w1 = −0.23 · 1 · −1.5 = 0.345",
-        *("∂f/∂x1 = 0.345", "∂f/∂x2 = 0.0805", "∂f/∂x3 = 0.29225", "∂f/∂x4 = −0.2338"),
-        *("∂f/∂w1 = −0.161", "∂f/∂w2 = −0.0782", "∂f/∂w3 = −0.2338", "∂f/∂w4 = 1.0521"),
+        "df/dx1 = df/dq · ∂q/∂x1 = ∂f/∂p · ∂p/∂q · ∂q/∂x1 = r · 1 · w1 = (−0.23) · 1 · (−1.5) = 0.345",
+        *("df/dx1 = 0.345", "df/dx2 = 0.0805", "df/dx3 = 0.29225", "df/dx4 = −0.2338"),
+        *("df/dw1 = −0.161", "df/dw2 = −0.0782", "df/dw3 = −0.2338", "df/dw4 = 1.0521"),
     ):
         assert f"{number}\n" in done.stdout
-    assert "15 values and 15 gradients agree with torch.autograd in float64: largest difference 0" in done.stdout
+    assert "15 values and 15 gradients agree with torch.autograd in float64, but for rounding: the" in done.stdout
     (run_dir,) = (tmp_path / "logs" / "backprop").iterdir()
     assert done.stderr == f"19 files in {run_dir.relative_to(tmp_path)}\n"
     assert {path.name for path in run_dir.iterdir()} == FILES | {"frames"}
@@ -52,14 +52,14 @@ def test_without_arguments_it_is_the_reports_example(command: Command, tmp_path:
 
 # As a user types them, and a line of what comes.
 LINES = {
-    "mnist-backprop expression='tanh(a*b + c)**2' values.a=0.5 values.b=-2 values.c=0.1": "∂f/∂c = −0.697556",
-    "mnist-backprop 'expression=\"q = x1*w1; f = q + 1\"' values.x1=2 values.w1=3": "∂f/∂x1 = 3",
-    "mnist-backprop expression='q = x1*w1; f = q + 1' values.x1=2 values.w1=3": "∂f/∂x1 = 3",
-    "mnist-backprop values.w=3 expression='max(x, w) - 1' values.x=2": "∂f/∂w = 1",
-    "mnist-backprop +expression='x × x ÷ 2' '+values={x: 4}'": "∂f/∂x = 4",
-    "mnist-backprop values.x1=1.4": "∂f/∂w1 = −0.322",
-    "mnist-backprop expression=$'q = x*x\\nf = q*q' values.x=2": "∂f/∂x = 32",
-    "python -m mnist_mlp.backprop expression='x^3' values.x=2": "∂f/∂x = 12",
+    "mnist-backprop expression='tanh(a*b + c)**2' values.a=0.5 values.b=-2 values.c=0.1": "df/dc = −0.697556",
+    "mnist-backprop 'expression=\"q = x1*w1; f = q + 1\"' values.x1=2 values.w1=3": "df/dx1 = 3",
+    "mnist-backprop expression='q = x1*w1; f = q + 1' values.x1=2 values.w1=3": "df/dx1 = 3",
+    "mnist-backprop values.w=3 expression='max(x, w) - 1' values.x=2": "df/dw = 1",
+    "mnist-backprop +expression='x × x ÷ 2' '+values={x: 4}'": "df/dx = 4",
+    "mnist-backprop values.x1=1.4": "df/dw1 = −0.322",
+    "mnist-backprop expression=$'q = x*x\\nf = q*q' values.x=2": "df/dx = 32",
+    "python -m mnist_mlp.backprop expression='x^3' values.x=2": "df/dx = 12",
 }
 
 
@@ -166,7 +166,7 @@ def test_a_large_graph_is_not_drawn_and_says_so(command: Command, tmp_path: Path
     done = command("mnist-backprop", f"expression={'+'.join(['x*y'] * 5000)}", "values.x=1", "values.y=2", "run_dir=r")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ("10,001 nodes are more than 60: not drawn; derivation.md has every step\n3 files in r\n")
-    assert done.stdout.startswith("Final gradients\n  ∂f/∂x = 10000\n  ∂f/∂y = 5000\n\n10001 values and")
+    assert done.stdout.startswith("Final gradients\n  df/dx = 10000\n  df/dy = 5000\n\n10001 values and")
     assert {path.name for path in (tmp_path / "r").iterdir()} == {"derivation.md", "derivation.tex", "graph.dot"}
 
 
@@ -215,4 +215,4 @@ def test_a_users_own_network(command: Command, tmp_path: Path) -> None:
 def test_a_terminal_without_unicode_gets_question_marks(command: Command) -> None:
     done = command("mnist-backprop", "expression=x*x", "values.x=3", "draw=false", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
-    assert "?f/?x = 6" in done.stdout
+    assert "?f/?x??? = x = 3" in done.stdout

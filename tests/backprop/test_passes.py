@@ -70,7 +70,11 @@ def test_500_random_expressions_agree_with_autograd_and_central_differences() ->
     while tested < 500:
         text, values = random_expression(generator)
         passes = work(parse(text), values)
-        if kink_within(passes, 1e-3) or max(map(abs, passes.values)) > 1e3 or max(passes.magnitudes) > 1e3:
+        if (
+            kink_within(passes, 1e-3)
+            or max(map(abs, passes.values)) > 1e3
+            or max(map(abs, filter(None, passes.gradients))) > 1e3
+        ):
             continue
         tested += 1
         prove(passes)
@@ -89,7 +93,7 @@ def test_500_random_expressions_agree_with_autograd_and_central_differences() ->
                 exec(text, NAMESPACE, names)
                 moved.append(names["f"])
             difference = (moved[0] - moved[1]) / (2 * step)
-            assert ours == pytest.approx(difference, rel=1e-5, abs=1e-5 * max(1.0, passes.magnitudes[index])), text
+            assert ours == pytest.approx(difference, rel=1e-5, abs=1e-4), text
 
 
 def lift(function):  # type: ignore[no-untyped-def]
