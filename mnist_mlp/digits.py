@@ -245,13 +245,15 @@ def paper_of(grey: Grey) -> Grey:
         factors = np.linalg.solve(weighted.T @ few[:, :count] + 1e-6 * np.eye(count), weighted.T @ shades)
         surface = few[:, :count] @ factors
     smooth: Array = terms @ factors
+    apart = np.abs(ndimage.gaussian_filter(small, 0.7) - smooth)
+    inked = apart > max(FAINTEST, 3 * spread(apart))
     threshold, certainty = otsu(small)
-    if certainty > 0.9:  # two shades, of which the paper's has more of the edge: so also where there is more ink than paper
+    if certainty > 0.9:  # two shades, of which the paper has more of the edge: right also where there is more ink
         light = small > threshold
         edge = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]])
-        smooth = np.full(small.shape, np.median(small[light == (edge.mean() > 0.5)]))
-    apart = np.abs(ndimage.gaussian_filter(small, 0.7) - smooth)
-    paper = ~ndimage.binary_dilation(apart > max(FAINTEST, 3 * spread(apart)), iterations=3)
+        inked = light == (edge.mean() < 0.5)
+        smooth = np.full(small.shape, np.median(small[~inked]))
+    paper = ~ndimage.binary_dilation(inked, iterations=3)
     reach = max(small.shape) / 12
     near = mean_near(paper.astype(np.float64), reach)
     mean = mean_near(np.where(paper, small - smooth, 0), reach) / np.maximum(near, 1e-3)
