@@ -1,8 +1,9 @@
 """From a picture of a digit to the 28x28 pixels that a network was trained on: found, cleaned, and made as MNIST was.
 
-`read_image` reads the file, `find_digit` finds the sheet, its paper, the ink and the marks that are the digit, and
-`mnist_form` brings those to MNIST's size, place, ink and width of stroke. Lengths are in pixels of the picture, of which
-none is longer than `LONGEST_SIDE`.
+`read_image` reads the file. `field_of` does the rest: `find_sheet` cuts away what is around the paper, `find_ink` tells
+ink from paper, `one_digit` chooses the marks that are the digit, and `mnist_form` brings those to MNIST's size, place,
+ink and width of stroke. Nobody learned these numbers: they were chosen by looking at the pictures that
+tests/drawn_digits.py draws.
 """
 
 import warnings
@@ -28,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 
 class NoDigitError(ValueError):
-    """Nothing in the picture can be one digit; the message says what is there instead."""
+    """Nothing in the picture can be one digit; the message goes on from the picture's name: what it has instead."""
 
 
 def read_image(path: Path) -> Array:
@@ -164,23 +165,21 @@ def find_sheet(grey: Grey) -> Grey | None:
     if found is None:
         return None
     box, whole = found
-    sheet = grey[box]
+    sheet: Grey = grey[box]
     if whole.all():
         return sheet
     within = ndimage.binary_erosion(whole, iterations=2 + max(grey.shape) // 100)
     nearest = ndimage.distance_transform_edt(~within, return_distances=False, return_indices=True)
-    return np.where(within, sheet, smooth[box][tuple(nearest)])
+    return np.where(within, sheet, smooth[box][tuple(nearest)]).astype(np.float32)
 
 
 def _is_sheet(whole: Mask, marks: Mask, grey: Grey) -> bool:
     """Whether a rectangle is no digit (a 1, or a 0 with corners): what is within it, and not of its shade, can be what
-    somebody wrote on it; or, where nothing is, there are shades within it that differ less than it does from the rest."""
+    somebody wrote on it; or nothing is, and there are shades within it that differ less than it does from the rest."""
     share = marks.sum() / whole.sum()
     if share < 0.002:
         within = ndimage.binary_erosion(whole, iterations=3)
-        return bool(
-            max(whole.shape) < 2 * min(whole.shape) and within.any() and np.ptp(grey[within]) > 2 * FAINTEST
-        )
+        return bool(max(whole.shape) < 2 * min(whole.shape) and within.any() and np.ptp(grey[within]) > 2 * FAINTEST)
     labels, _ = ndimage.label(marks)
     largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     mark = labels[ndimage.find_objects(labels)[largest - 1]] == largest
@@ -215,14 +214,16 @@ def find_ink(grey: Grey) -> Grey:
     # Ink is what is narrower than a third of the picture: a shadow with a sharp edge is wider.
     width = max(grey.shape) // 3
     sides = [
-        ndimage.white_tophat(np.clip(sign * difference - least / 2, 0, None), width, mode="constant") for sign in (-1, 1)
+        ndimage.white_tophat(np.clip(sign * difference - least / 2, 0, None), width, mode="constant")
+        for sign in (-1, 1)
     ]
-    ink = max(sides, key=lambda side: float((side**2).sum()))
+    ink: Grey = max(sides, key=lambda side: float((side**2).sum()))
     strong = ink[ink > least / 2]
     if not strong.size:
-        raise NoDigitError("nothing stands out from its background")
+        raise NoDigitError("has no digit on it: nothing stands out from its background")
     full = float(np.percentile(strong[strong >= otsu(strong)[0]], 60))
-    return np.clip(ink / full, 0, 1).astype(np.float32)
+    ink = np.clip(ink / full, 0, 1).astype(np.float32)
+    return ink
 
 
 def paper_of(grey: Grey) -> Grey:
@@ -292,16 +293,18 @@ def one_digit(ink: Grey) -> Grey:
     main = int(np.argmax(weights))
     size, (rows, columns) = int(longest[main]), boxes[main]
     if size < max(8, 0.03 * max(mask.shape)):
-        raise NoDigitError("there are only specks on it")
+        raise NoDigitError("has no digit on it: what is there is too small")
+    if not inside[main] and size < 0.6 * max(mask.shape):
+        raise NoDigitError("has no digit on it that lies within the picture")
     heights = np.array([box[0].stop - box[0].start for box in boxes])
     alike = (weights > 0) & (heights > 0.6 * heights[main]) & (areas > 0.35 * areas[main])
     if alike.sum() > 1:
-        raise NoDigitError(f"there are {alike.sum()} marks of a digit's size on it: cut it to one digit")
+        raise NoDigitError(f"has {alike.sum()} marks of a digit's size on it: cut it to one digit")
     distance = ndimage.distance_transform_edt(labels != main + 1)
     digit = labels == main + 1
     for number in np.flatnonzero((weights > 0) & (areas > 0.02 * areas[main]) & (np.arange(count) != main)):
         piece = labels[boxes[number]] == number + 1
-        # A stroke set apart, as a 5's uppermost, lies above or among the others; a dash beside or a line below does not.
+        # A stroke set apart, as a 5's uppermost, lies above or among the others; a dash beside or a line below not.
         beside = boxes[number][0].start > rows.stop - 2 or not _overlap(boxes[number][1], columns)
         if distance[boxes[number]][piece].min() < (0.03 if beside else 0.12) * size:
             digit[boxes[number]] |= piece
@@ -311,7 +314,7 @@ def one_digit(ink: Grey) -> Grey:
         max(0, columns_inked[0] - 2) : columns_inked[-1] + 3,
     ]
     if digit[box].mean() > 0.7 and max(digit[box].shape) < 2 * min(digit[box].shape):
-        raise NoDigitError("there is a blot on it, and no strokes")
+        raise NoDigitError("has no digit on it: a blot, and no strokes")
     return np.where(ndimage.binary_dilation(digit, np.ones((3, 3)), 2), ink, 0)[box].astype(np.float32)
 
 
@@ -324,9 +327,17 @@ def _at_edge(box: tuple[slice, slice], shape: tuple[int, ...]) -> bool:
 
 
 def without_lines(mask: Mask) -> Mask:
-    """Ink without the lines of ruled and squared paper: straight, thin, from one edge to the other."""
-    cleaned = mask & ~_ruling(mask) & ~_ruling(mask.T).T
-    return cleaned if cleaned.any() else mask
+    """Ink without the lines of ruled and squared paper: straight, thin, from one edge to the other.
+
+    Raises:
+        NoDigitError: there is nothing else.
+    """
+    cleaned: Mask = mask & ~_ruling(mask) & ~_ruling(mask.T).T
+    if cleaned.any():
+        return cleaned
+    if ndimage.label(mask)[1] > 1:
+        raise NoDigitError("has no digit on it: lines, and nothing else")
+    return mask  # a 1 that is as high as the picture
 
 
 def _ruling(mask: Mask) -> Mask:

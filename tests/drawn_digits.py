@@ -3,11 +3,12 @@
 import gzip
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from math import cos, pi, sin
 
 import numpy as np
 from helpers import PACKAGE_FILES
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 SIDE = 180  # pixels of a page; a digit on it is 0.6 of that high
@@ -79,7 +80,7 @@ def inked(
     radius = scale * side * pen / SIDE / 2
     for stroke in strokes:
         placed = ((stroke - centre) @ rotation * height + np.array(middle)) * scale * side
-        for (x0, y0), (x1, y1) in zip(placed[:-1], placed[1:], strict=True):
+        for (x0, y0), (x1, y1) in pairwise(placed):
             canvas.line((x0, y0, x1, y1), fill=255, width=max(1, round(2 * radius)))
         for x, y in placed:
             canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
@@ -126,7 +127,7 @@ def on_table(digit: int, hand: int, turn: float = 4, paper: float = 225, table: 
     return table + (page - table) * cover + noise(4, digit)
 
 
-def ruled(digit: int, hand: int, step: int, squared: bool, colour: float, width: int = 1, turn: float = 0) -> Array:
+def ruling(step: int, squared: bool, colour: float, width: int = 1, turn: float = 0) -> Array:
     page = Image.new("L", (2 * SIDE, 2 * SIDE), 0)
     canvas = ImageDraw.Draw(page)
     for at in range(7, 2 * SIDE, step):
@@ -134,16 +135,23 @@ def ruled(digit: int, hand: int, step: int, squared: bool, colour: float, width:
         if squared:
             canvas.rectangle((at, 0, at + width - 1, 2 * SIDE), fill=255)
     turned = page.rotate(turn, Image.Resampling.BICUBIC).crop((SIDE // 2, SIDE // 2, 3 * SIDE // 2, 3 * SIDE // 2))
-    lines = on_paper(np.asarray(turned, dtype=float) / 255, colour)
-    return np.minimum(on_paper(inked(digit, hand, 11)), lines)
+    return on_paper(np.asarray(turned, dtype=float) / 255, colour)
 
 
-def marked(digit: int, hand: int, *boxes: tuple[int, int, int, int], colour: int = 50) -> Array:
-    """With rectangles of ink beside the digit."""
-    page = picture(on_paper(inked(digit, hand)))
+def ruled(digit: int, hand: int, step: int, squared: bool, colour: float, width: int = 1, turn: float = 0) -> Array:
+    return np.minimum(on_paper(inked(digit, hand, 11)), ruling(step, squared, colour, width, turn))
+
+
+def with_marks(page: Array, *boxes: tuple[int, int, int, int], colour: int = 50) -> Array:
+    """With rectangles of ink."""
+    marked = picture(page)
     for box in boxes:
-        ImageDraw.Draw(page).rectangle(box, fill=colour)
-    return np.asarray(page, dtype=float)
+        ImageDraw.Draw(marked).rectangle(box, fill=colour)
+    return np.asarray(marked, dtype=float)
+
+
+def marked(digit: int, hand: int, box: tuple[int, int, int, int]) -> Array:
+    return with_marks(on_paper(inked(digit, hand)), box)
 
 
 def framed(digit: int, hand: int, inset: int, width: int) -> Array:
@@ -158,6 +166,43 @@ def peppered(digit: int, hand: int) -> Array:
     for y, x in rng.integers(3, SIDE - 3, (25, 2)):
         page[y : y + 2, x : x + 2] = 60
     return page
+
+
+def in_hard_shadow(digit: int, hand: int) -> Array:
+    """The shadow's edge runs across the digit."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    return on_paper(inked(digit, hand, 9)) * np.where(x + y > 190, 0.7, 1)
+
+
+def at_a_table(digit: int, hand: int) -> Array:
+    """The sheet is larger than the picture to the right and below."""
+    page = on_paper(inked(digit, hand, 10, 0.5, (0.6, 0.6)), 45, 225)
+    page[:25], page[:, :30] = 60, 60
+    return page + noise(4, digit)
+
+
+def in_a_notebook(digit: int, hand: int) -> Array:
+    page = np.repeat(ruled(digit, hand, 22, False, 170)[:, :, None], 3, axis=2)
+    page[:, 28:30] = np.minimum(page[:, 28:30], [230, 90, 90])
+    return page
+
+
+def on_kraft(digit: int, hand: int) -> Array:
+    grain = ndimage.gaussian_filter(noise(40, digit), 1.5)
+    return on_paper(inked(digit, hand, 9), 60, 170) + grain
+
+
+def cut_to_its_ink(digit: int, hand: int, pen: float) -> Array:
+    ink = inked(digit, hand, pen)
+    rows, columns = (np.flatnonzero((ink > 0.1).any(axis=axis)) for axis in (1, 0))
+    return on_paper(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+
+
+def broken(digit: int, hand: int) -> Array:
+    """A pen that fails: a gap of 2 pixels in every 23."""
+    ink = inked(digit, hand, 9).copy()
+    ink[::23], ink[1::23] = 0, 0
+    return on_paper(ink)
 
 
 def transparent(digit: int, hand: int, ink: int) -> Image.Image:
@@ -184,67 +229,113 @@ def mnist_image(digit: int, hand: int, margin: int = 0, enlarged: int = 1) -> Ar
 
 
 Draw = Callable[[int, int], Array | Image.Image]
-# Of each kind: how it is drawn (digit, hand), and how many of its twenty a network must read.
-KINDS: dict[str, tuple[Draw, int]] = {
-    **{f"a pen of {pen}": (lambda d, h, pen=pen: on_paper(inked(d, h, pen)), 19) for pen in (2, 3, 4, 5, 6, 8, 20)},
-    "a pen of 30": (lambda d, h: on_paper(inked(d, h, 30)), 18),  # the holes of an 8 begin to close
-    "light ink": (lambda d, h: on_paper(inked(d, h), 200), 19),
-    "pencil, thin and light": (lambda d, h: on_paper(inked(d, h, 3), 170) + noise(3, d), 19),
-    "blue on yellow": (lambda d, h: on_paper(inked(d, h), (30, 60, 200), (250, 240, 110)), 19),
-    "red on a green as light": (lambda d, h: on_paper(inked(d, h), (200, 0, 0), (0, 102, 0)), 19),
-    "chalk on a board": (lambda d, h: on_paper(inked(d, h, 9), 210, 45) + noise(8, d), 19),
-    "white on black": (lambda d, h: on_paper(inked(d, h), 255, 0), 19),
-    "black on transparent": (lambda d, h: transparent(d, h, 0), 19),
-    "white on transparent": (lambda d, h: transparent(d, h, 255), 19),
-    "noise of sigma 10": (lambda d, h: on_paper(inked(d, h)) + noise(10, d), 19),
-    "noise of sigma 20": (lambda d, h: on_paper(inked(d, h)) + noise(20, d), 19),
-    "noise of sigma 40": (lambda d, h: on_paper(inked(d, h)) + noise(40, d), 19),
-    "noise of sigma 20, a pen of 4": (lambda d, h: on_paper(inked(d, h, 4)) + noise(20, d), 19),
-    "blurred": (lambda d, h: ndimage.gaussian_filter(on_paper(inked(d, h, 10)), 4), 19),
-    "corners 20 % darker": (lambda d, h: on_paper(inked(d, h)) * light(0.2, "vignette"), 19),
-    "corners 30 % darker": (lambda d, h: on_paper(inked(d, h)) * light(0.3, "vignette"), 19),
-    "corners 60 % darker": (lambda d, h: on_paper(inked(d, h)) * light(0.6, "vignette"), 19),
-    "light from the left": (lambda d, h: on_paper(inked(d, h)) * light(0.5, "gradient"), 19),
-    "a soft shadow": (lambda d, h: on_paper(inked(d, h)) * light(0.3, "shadow"), 19),
-    "light ink under uneven light": (lambda d, h: on_paper(inked(d, h), 150) * light(0.4, "gradient"), 19),
-    "a photo": (photo, 19),
-    "a photo with a thin pen": (lambda d, h: photo(d, h, 5), 19),
-    "a photo of a board": (lambda d, h: (255 - photo(d, h)) * 0.8, 19),
-    "paper on a dark table": (on_table, 19),
-    "paper on a dark table, straight": (lambda d, h: on_table(d, h, 0), 19),
-    "paper on a table, turned by 12": (lambda d, h: on_table(d, h, 12, table=90), 19),
-    "ruled paper": (lambda d, h: ruled(d, h, 25, False, 150), 19),
-    "ruled paper, thick dark lines": (lambda d, h: ruled(d, h, 40, False, 90, 2), 19),
-    "ruled paper, turned by 2": (lambda d, h: ruled(d, h, 30, False, 130, 2, 2), 19),
-    "squared paper": (lambda d, h: ruled(d, h, 20, True, 170), 19),
-    "squared paper, dark lines": (lambda d, h: ruled(d, h, 30, True, 110), 19),
-    "a thin frame at the edge": (lambda d, h: framed(d, h, 0, 2), 19),
-    "a frame": (lambda d, h: framed(d, h, 12, 3), 19),
-    "a speck of 3": (lambda d, h: marked(d, h, (15, 15, 17, 17)), 19),
-    "a speck of 6": (lambda d, h: marked(d, h, (150, 20, 155, 25)), 19),
-    "specks": (peppered, 19),
-    "a dash beside": (lambda d, h: marked(d, h, (12, 86, 34, 94)), 19),
-    "a line under it": (lambda d, h: marked(d, h, (45, 160, 135, 165)), 19),
-    "a dark corner": (lambda d, h: marked(d, h, (0, 0, 30, 22)), 19),
-    "MNIST as it is": (mnist_image, 19),
-    "MNIST, inverted": (lambda d, h: 255 - mnist_image(d, h), 19),
-    "MNIST, enlarged": (lambda d, h: mnist_image(d, h, enlarged=6), 19),
-    "MNIST in a white margin": (lambda d, h: mnist_image(d, h, 5), 19),
-    "MNIST, enlarged, in a white margin": (lambda d, h: mnist_image(d, h, 10, 6), 19),
-    "far from the middle": (lambda d, h: on_paper(inked(d, h, 8, 0.3, (0.25, 0.72))), 19),
-    "small": (lambda d, h: on_paper(inked(d, h, 4, 0.14, (0.6, 0.4))), 19),
-    "as large as the page": (lambda d, h: on_paper(inked(d, h, 14, 0.9)), 19),
-    "large picture": (lambda d, h: on_paper(inked(d, h, 3, 0.5, side=1400)), 19),
-    "small picture": (lambda d, h: on_paper(inked(d, h, 14, side=40)), 19),
-    "turned by 10 to the left": (lambda d, h: on_paper(inked(d, h, turn=-10)), 18),
-    "turned by 10 to the right": (lambda d, h: on_paper(inked(d, h, turn=10)), 18),
+# Of each kind: how a digit by a hand is drawn.
+KINDS: dict[str, Draw] = {
+    **{f"a pen of {pen}": lambda d, h, pen=pen: on_paper(inked(d, h, pen)) for pen in (2, 3, 4, 5, 6, 8, 20)},
+    "a pen of 30": lambda d, h: on_paper(inked(d, h, 30)),  # the holes of an 8 begin to close
+    "light ink": lambda d, h: on_paper(inked(d, h), 200),
+    "pencil, thin and light": lambda d, h: on_paper(inked(d, h, 3), 170) + noise(3, d),
+    "blue on yellow": lambda d, h: on_paper(inked(d, h), (30, 60, 200), (250, 240, 110)),
+    "red on a green as light": lambda d, h: on_paper(inked(d, h), (200, 0, 0), (0, 102, 0)),
+    "chalk on a board": lambda d, h: on_paper(inked(d, h, 9), 210, 45) + noise(8, d),
+    "white on black": lambda d, h: on_paper(inked(d, h), 255, 0),
+    "black on transparent": lambda d, h: transparent(d, h, 0),
+    "white on transparent": lambda d, h: transparent(d, h, 255),
+    "noise of sigma 10": lambda d, h: on_paper(inked(d, h)) + noise(10, d),
+    "noise of sigma 20": lambda d, h: on_paper(inked(d, h)) + noise(20, d),
+    "noise of sigma 40": lambda d, h: on_paper(inked(d, h)) + noise(40, d),
+    "noise of sigma 20, a pen of 4": lambda d, h: on_paper(inked(d, h, 4)) + noise(20, d),
+    "blurred": lambda d, h: ndimage.gaussian_filter(on_paper(inked(d, h, 10)), 4),
+    "corners 20 % darker": lambda d, h: on_paper(inked(d, h)) * light(0.2, "vignette"),
+    "corners 30 % darker": lambda d, h: on_paper(inked(d, h)) * light(0.3, "vignette"),
+    "corners 60 % darker": lambda d, h: on_paper(inked(d, h)) * light(0.6, "vignette"),
+    "light from the left": lambda d, h: on_paper(inked(d, h)) * light(0.5, "gradient"),
+    "a soft shadow": lambda d, h: on_paper(inked(d, h)) * light(0.3, "shadow"),
+    "light ink under uneven light": lambda d, h: on_paper(inked(d, h), 150) * light(0.4, "gradient"),
+    "a photo": photo,
+    "a photo with a thin pen": lambda d, h: photo(d, h, 5),
+    "a photo of a board": lambda d, h: (255 - photo(d, h)) * 0.8,
+    "paper on a dark table": on_table,
+    "paper on a dark table, straight": lambda d, h: on_table(d, h, 0),
+    "paper on a table, turned by 12": lambda d, h: on_table(d, h, 12, table=90),
+    "ruled paper": lambda d, h: ruled(d, h, 25, False, 150),
+    "ruled paper, thick dark lines": lambda d, h: ruled(d, h, 40, False, 90, 2),
+    "ruled paper, turned by 2": lambda d, h: ruled(d, h, 30, False, 130, 2, 2),
+    "squared paper": lambda d, h: ruled(d, h, 20, True, 170),
+    "squared paper, dark lines": lambda d, h: ruled(d, h, 30, True, 110),
+    "a thin frame at the edge": lambda d, h: framed(d, h, 0, 2),
+    "a frame": lambda d, h: framed(d, h, 12, 3),
+    "a speck of 3": lambda d, h: marked(d, h, (15, 15, 17, 17)),
+    "a speck of 6": lambda d, h: marked(d, h, (150, 20, 155, 25)),
+    "specks": peppered,
+    "a dash beside": lambda d, h: marked(d, h, (12, 86, 34, 94)),
+    "a line under it": lambda d, h: marked(d, h, (45, 160, 135, 165)),
+    "a shadow with a sharp edge": in_hard_shadow,
+    "a table to the left and above": at_a_table,
+    "a darker sheet on a light table": lambda d, h: on_table(d, h, 5, 150, 235),
+    "a notebook": in_a_notebook,
+    "kraft paper": on_kraft,
+    "cut to its ink, a pen of 4": lambda d, h: cut_to_its_ink(d, h, 4),
+    "cut to its ink, a pen of 24": lambda d, h: cut_to_its_ink(d, h, 24),  # a 1 that is all ink is refused
+    "broken strokes": broken,
+    "MNIST, enlarged, with noise": lambda d, h: mnist_image(d, h, enlarged=4) + noise(30, d, (112, 112)),
+    "a dark corner": lambda d, h: marked(d, h, (0, 0, 30, 22)),
+    "MNIST as it is": mnist_image,
+    "MNIST, inverted": lambda d, h: 255 - mnist_image(d, h),
+    "MNIST, enlarged": lambda d, h: mnist_image(d, h, enlarged=6),
+    "MNIST in a white margin": lambda d, h: mnist_image(d, h, 5),
+    "MNIST, enlarged, in a white margin": lambda d, h: mnist_image(d, h, 10, 6),
+    "far from the middle": lambda d, h: on_paper(inked(d, h, 8, 0.3, (0.25, 0.72))),
+    "small": lambda d, h: on_paper(inked(d, h, 4, 0.14, (0.6, 0.4))),
+    "as large as the page": lambda d, h: on_paper(inked(d, h, 14, 0.9)),
+    "large picture": lambda d, h: on_paper(inked(d, h, 3, 0.5, side=1400)),
+    "small picture": lambda d, h: on_paper(inked(d, h, 14, side=40)),
+    "turned by 10 to the left": lambda d, h: on_paper(inked(d, h, turn=-10)),
+    "turned by 10 to the right": lambda d, h: on_paper(inked(d, h, turn=10)),
 }
 
 
 def image_of(kind: str, digit: int, hand: int) -> Image.Image:
-    drawn = KINDS[kind][0](digit, hand)
+    drawn = KINDS[kind](digit, hand)
     return drawn if isinstance(drawn, Image.Image) else picture(drawn)
 
 
-def blurred(image: Image.Image, radius: float) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(radius))
+def several(*digits: int) -> Array:
+    width = 0.8 / len(digits)
+    return np.maximum.reduce(
+        [inked(digit, 0, 9, width, (0.1 + width * (at + 0.5), 0.5)) for at, digit in enumerate(digits)]
+    )
+
+
+def written() -> Array:
+    """Four lines of eight digits."""
+    page = np.zeros((SIDE, SIDE))
+    for number in range(32):
+        middle = (0.1 + number % 8 * 0.11, 0.15 + number // 8 * 0.22)
+        page = np.maximum(page, inked(number % 10, 0, 3, 0.12, middle))
+    return on_paper(page)
+
+
+def blot() -> Array:
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    return on_paper(((x - 80) ** 2 + (y - 95) ** 2 < 30**2).astype(float))
+
+
+NOTHING = np.zeros((SIDE, SIDE))
+# What holds no digit, or more than one.
+REFUSED: dict[str, Callable[[], Array]] = {
+    "blank": lambda: on_paper(NOTHING),
+    "blank, black": lambda: NOTHING,
+    "blank, with noise": lambda: on_paper(NOTHING) + noise(20, 1),
+    "blank, with a grain": lambda: on_paper(NOTHING) + ndimage.gaussian_filter(noise(40, 2), 2),
+    "a blank photo": lambda: ndimage.gaussian_filter(on_paper(NOTHING) * light(0.4, "vignette"), 1) + noise(6, 3),
+    "a blank photo in the dark": lambda: 0.3 * on_paper(NOTHING) * light(0.5, "gradient") + noise(12, 4),
+    "a speck": lambda: with_marks(on_paper(NOTHING), (90, 90, 92, 92)),
+    "a blot": blot,
+    "two digits": lambda: on_paper(several(4, 2)),
+    "three digits": lambda: on_paper(several(1, 9, 8)),
+    "a page of digits": written,
+    "ruled paper": lambda: ruling(25, False, 150),
+    "squared paper": lambda: ruling(20, True, 150),
+    "a sheet on a table": lambda: np.pad(on_paper(NOTHING), 40, constant_values=50) + noise(4, 6, (260, 260)),
+}
