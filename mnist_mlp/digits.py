@@ -222,8 +222,8 @@ def find_ink(grey: Grey) -> Grey:
     if not strong.size:
         raise NoDigitError("has no digit on it: nothing stands out from its background")
     full = float(np.percentile(strong[strong >= otsu(strong)[0]], 60))
-    ink = np.clip(ink / full, 0, 1).astype(np.float32)
-    return ink
+    full_ink: Grey = np.clip(ink / full, 0, 1)
+    return full_ink
 
 
 def paper_of(grey: Grey) -> Grey:

@@ -75,6 +75,8 @@ def read_safetensors(path: Path, setting: str) -> tuple[dict[str, Any], dict[str
         tensors = {}
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             first, last = entry["data_offsets"]
+            if not 0 <= first <= last <= len(content) - start:
+                raise ValueError("a tensor lies outside of the file")
             numbers = np.frombuffer(content[start + first : start + last], DTYPES[entry["dtype"]])
             tensors[name] = torch.from_numpy(numbers.reshape(entry["shape"]).astype(np.float32))
     except Exception as error:  # whatever a damaged or hostile header leads to
