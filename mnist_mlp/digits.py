@@ -249,10 +249,12 @@ def paper_of(grey: Grey) -> Grey:
     apart = np.abs(ndimage.gaussian_filter(small, 0.7) - smooth)
     inked = apart > max(FAINTEST, 3 * spread(apart))
     threshold, certainty = otsu(small)
-    if certainty > 0.9:  # two shades, of which the paper has more of the edge: right also where there is more ink
-        light = small > threshold
-        edge = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]])
-        inked = light == (edge.mean() < 0.5)
+    light = small > threshold
+    edge, edge_light = (np.concatenate([some[0], some[-1], some[:, 0], some[:, -1]]) for some in (small, light))
+    flat = float((np.abs(edge - np.median(edge)) < FAINTEST).mean())
+    if certainty > 0.9 or (certainty > 0.75 and flat > 0.55):
+        # Two shades, of which the paper has more of the edge: right also where there is more ink than paper.
+        inked = light == (edge_light.mean() < 0.5)
         smooth = np.full(small.shape, np.median(small[~inked]))
     paper = ~ndimage.binary_dilation(inked, iterations=3)
     reach = max(small.shape) / 12

@@ -219,9 +219,9 @@ def test_without_a_checkpoint_the_packages_weights_read_and_what_they_saw_is_sho
     assert done.returncode == 1
     assert done.stderr == "IMAGE=blank.png: has no digit on it: nothing stands out from its background\n"
     expected = np.argmax(predict(None, list(DIGITS[:2].astype(np.float32))), axis=1)
-    lines = done.stdout.splitlines()
+    lines = done.stdout.split("\n")
     assert [lines[0][:8], lines[29][:10]] == [f"a.png: {expected[0]}", f"b/a.png: {expected[1]}"]
-    assert lines[1:29] == blocks(DIGITS[0].astype(np.float32), "utf-8").splitlines()
+    assert lines[1:29] == blocks(DIGITS[0].astype(np.float32), "utf-8").split("\n")
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["a.png", "a_2.png"]
     picture = np.asarray(Image.open(tmp_path / "p" / "a.png").convert("L"))
     assert np.array_equal(picture[15:290:10, 305:580:10], DIGITS[0])
