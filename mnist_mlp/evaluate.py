@@ -1,51 +1,74 @@
-"""`mnist-evaluate CHECKPOINT`: the metrics of a checkpoint on one of the three splits."""
+"""`mnist-evaluate [CHECKPOINT]`: the metrics of a checkpoint on one of the three splits."""
 
 import argparse
 import json
 import os
+import re
 import sys
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
 
 from mnist_mlp.run.process import prepare_process
-from mnist_mlp.settings import CLASS_RULES, OUR_BACKBONE, OUR_DATA, SettingError, load_yaml, one_sentence
+from mnist_mlp.settings import (
+    CLASS_RULES,
+    OUR_BACKBONE,
+    OUR_DATA,
+    SettingError,
+    compose_config,
+    load_yaml,
+    one_sentence,
+)
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mnist_mlp.classifier import Classifier
 
 SPLITS = ("train", "validation", "test")
 # What of the recorded data settings says which images belong to which split; where to read them is asked afresh.
 DATA_SETTINGS = ("dataset", "mean", "std", "test_size", "validation_size", "split_seed", "eval_batch_size", "sha256")
+CHECKPOINT_HELP = (
+    "such as RUN_DIR/checkpoints/best.ckpt; or a PyTorch state dict (.pth, .safetensors) of the network that --model "
+    "names; without it, the package's own weights"
+)
+MODEL_HELP = "of a plain state dict: network_a or network_b; or the YAML file of a backbone that is not this package's"
 
 
 def main() -> None:
     """Runs `mnist-evaluate`. Exit status: 0; 1 where the checkpoint or the data cannot be used."""
     parser = argparse.ArgumentParser(prog="mnist-evaluate", description="Metrics of a checkpoint on a split.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="such as RUN_DIR/checkpoints/best.ckpt")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, nargs="?", help=CHECKPOINT_HELP)
     parser.add_argument("--split", choices=SPLITS, default="test", help="of the data (default: %(default)s)")
     parser.add_argument("--data-root", metavar="PATH", help="images in torchvision's layout (default: the package's)")
-    parser.add_argument("--model", metavar="YAML", type=Path, help="the file of a backbone that is not this package's")
+    parser.add_argument("--model", metavar="NAME|YAML", help=MODEL_HELP)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args()
     sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
     prepare_process(threads=None, portable=True)
     with one_sentence():
-        metrics = evaluate(arguments.checkpoint, arguments.split, arguments.data_root, arguments.model)
+        classifier = load_classifier(arguments.checkpoint, arguments.model)
+        if (doubt := classifier.hparams.get("doubt")) and arguments.split != "validation":
+            print(f"note: {doubt}", file=sys.stderr)
+        metrics = evaluate(classifier, arguments.split, arguments.data_root)
     if arguments.json:
         print(json.dumps(metrics))
     else:
         print(f"{arguments.split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
 
-def evaluate(
-    checkpoint: Path, split: str = "test", data_root: str | None = None, model: Path | None = None
-) -> dict[str, float]:
+def evaluate(classifier: "Classifier", split: str = "test", data_root: str | None = None) -> dict[str, float]:
     """Accuracy, precision, recall and F1 (fractions) and the mean loss of a checkpoint on a split.
 
     The split, normalization and averaging are those of the checkpoint's run.
 
+    Args:
+        classifier: as `load_classifier` gives it.
+
     Raises:
-        SettingError: the checkpoint or the data cannot be used.
+        SettingError: the data cannot be used.
     """
     # Here and below, because PyTorch takes seconds to import, which --help and a wrong argument do not take.
     from lightning.pytorch import Trainer
@@ -54,7 +77,6 @@ def evaluate(
     from mnist_mlp.datamodule import InOrder, MNISTDataModule
     from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
 
-    classifier = load_classifier(checkpoint, model)
     recorded = classifier.hparams["data"]
     datamodule = MNISTDataModule(root=data_root, **{name: recorded[name] for name in DATA_SETTINGS if name in recorded})
     datamodule.setup()
@@ -64,39 +86,58 @@ def evaluate(
         return score(trainer, classifier, InOrder(images, labels, datamodule.eval_batch_size))
 
 
-def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier":
+def load_classifier(checkpoint: Path | None, model: str | Path | None = None) -> "Classifier":
     """The classifier in a checkpoint, in evaluation mode. Nothing in the file is executed: it is read with
     `weights_only`, and only this package's backbone, or the one that the caller names, is built.
 
     Args:
-        checkpoint: written by `mnist-train`.
-        model: a YAML file with a `_target_`, as in `conf/model/`, for a backbone that is not this package's.
+        checkpoint: written by `mnist-train`; or, with `model`, a plain state dict, of PyTorch or of safetensors.
+                None: the package's own weights.
+        model: a network in `conf/model/`, or a YAML file with a `_target_` as there is in it.
 
     Raises:
         SettingError: the file cannot be read, is no such checkpoint, or holds weights of another backbone.
     """
-    from hydra.utils import instantiate
+    import torch
 
-    from mnist_mlp.backbone import MLP, check_logits
+    from mnist_mlp.backbone import MLP
     from mnist_mlp.classifier import Classifier
-    from mnist_mlp.run.checkpoint import load_weights, read_checkpoint
+    from mnist_mlp.run.checkpoint import checked_checkpoint, load_weights, read_file
+    from mnist_mlp.weights.files import OWN, own_weights
 
-    content = read_checkpoint(checkpoint, "CHECKPOINT")
+    if checkpoint is None:
+        network = OWN if model is None else str(model)
+        return _with_plain_weights(own_weights(network), network, known=True)
+    content = None if checkpoint.suffix == ".safetensors" else read_file(checkpoint, "CHECKPOINT")
+    if content is None or not (isinstance(content, dict) and "hyper_parameters" in content):
+        if model is not None:
+            return _with_plain_weights(checkpoint, str(model))
+        problem = (
+            "is not a checkpoint of mnist-train: if it is a state dict, name its network, such as --model network_a"
+        )
+        raise SettingError("CHECKPOINT", checkpoint, problem)
+    content = checked_checkpoint(content, "CHECKPOINT", checkpoint)
     recorded = content["hyper_parameters"]
     if model is not None:
-        backbone = instantiate(load_yaml(model, "--model"))
-        check_logits(backbone, "--model", model)
+        backbone = _named_backbone(str(model))
     elif recorded["model"].get("_target_") == OUR_BACKBONE:
+        settings = {key: value for key, value in recorded["model"].items() if key != "_target_"}
         try:
-            backbone = MLP(**{key: value for key, value in recorded["model"].items() if key != "_target_"})
+            with torch.device("meta"):  # the shapes without the memory, which a stranger's numbers could exhaust
+                shapes = {f"backbone.{name}": weights.shape for name, weights in MLP(**settings).state_dict().items()}
+            if shapes != {name: getattr(weights, "shape", None) for name, weights in content["state_dict"].items()}:
+                raise SettingError("CHECKPOINT", checkpoint, "holds the weights of another backbone")
+            backbone = MLP(**settings)
+        except SettingError:
+            raise
         except Exception as error:  # almost anything, if somebody else wrote the file
             raise SettingError("CHECKPOINT", checkpoint, f"records a network that cannot be built ({error})") from error
     else:
-        raise SettingError(
-            "CHECKPOINT",
-            checkpoint,
-            f"is of {recorded['model'].get('_target_')}: give that backbone's file with --model",
+        problem = (
+            f"is of {recorded['model'].get('_target_')}: give that backbone's file with --model (a class that a "
+            "checkpoint names is not run on its word alone)"
         )
+        raise SettingError("CHECKPOINT", checkpoint, problem)
     measured = content.get("MNISTDataModule")
     for name in ("mean", "std"):  # what the run computed, where it was not set
         if isinstance(measured, dict) and CLASS_RULES[OUR_DATA][name].accepts(measured.get(name)):
@@ -104,6 +145,42 @@ def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier"
     classifier = Classifier(backbone, average=recorded["average"], hyperparameters=recorded)
     load_weights(classifier, content, "CHECKPOINT", checkpoint)
     return classifier.eval()
+
+
+def _named_backbone(model: str) -> "nn.Module":
+    """What `--model` names: a network of this package's, or the file of a backbone."""
+    from hydra.utils import instantiate
+
+    from mnist_mlp.backbone import check_logits
+
+    own = files("mnist_mlp.conf") / "model" / f"{model}.yaml"
+    is_name = re.fullmatch(r"\w+", model) is not None and not Path(model).is_file()
+    if is_name and not own.is_file():
+        names = sorted(path.name.removesuffix(".yaml") for path in (files("mnist_mlp.conf") / "model").iterdir())
+        raise SettingError("--model", model, f"is neither a file nor one of {', '.join(names)}")
+    backbone = instantiate(load_yaml(Path(str(own)) if is_name else Path(model), "--model"))
+    check_logits(backbone, "--model", model)
+    return backbone  # type: ignore[no-any-return]
+
+
+def _with_plain_weights(path: Path, model: str, known: bool = False) -> "Classifier":
+    """A network with weights that come without settings: the data are those of `conf/data/mnist.yaml`. Where it is not
+    `known` what they were trained on, a sentence among the hyperparameters, `doubt`, says so."""
+    from mnist_mlp.classifier import Classifier
+    from mnist_mlp.weights.files import fit, read_weights
+
+    backbone = _named_backbone(model)
+    fit(backbone, read_weights(path, "CHECKPOINT"), "CHECKPOINT", path)
+    config = compose_config([])
+    recorded = OmegaConf.to_container(config.data)
+    assert isinstance(recorded, dict)
+    data: dict[str, Any] = {name: recorded[name] for name in DATA_SETTINGS}
+    doubt = (
+        f"{path} does not say what it was trained on: images of the test split, which is of MNIST's training images, "
+        f"may be among that; mean {data['mean']} and std {data['std']} are assumed"
+    )
+    hyperparameters = {"data": data, "average": config.average, "doubt": None if known else doubt}
+    return Classifier(backbone, average=config.average, hyperparameters=hyperparameters).eval()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ SIZES = {"train": 1200, "t10k": 350}  # 350 is no multiple of the evaluation bat
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--training-seed", type=int, default=0, help="of the network that test_predict.py trains")
     parser.addoption("--kills", type=int, default=5, help="of test_torture.py, per signal")
     parser.addoption("--kill-seed", type=int, help="of their moments; random where it is not given")
     parser.addoption(

@@ -1,5 +1,7 @@
 import json
+import os
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,10 @@ import pytest
 import torch
 from helpers import Command, Payload
 
+from mnist_mlp.backbone import MLP
 from mnist_mlp.evaluate import evaluate, load_classifier
 from mnist_mlp.settings import SettingError
+from mnist_mlp.weights.files import own_weights, read_safetensors, write_safetensors
 
 Finished = tuple[Path, dict[str, Any]]
 
@@ -17,7 +21,9 @@ Finished = tuple[Path, dict[str, Any]]
 def test_a_checkpoint_scores_what_its_run_recorded(finished: Finished, tiny_root: Path, which: str) -> None:
     run_dir, record = finished
     checkpoint = run_dir / "checkpoints" / f"{which}.ckpt"
-    assert evaluate(checkpoint, "test", str(tiny_root)) == pytest.approx(record["test"][which], abs=1e-6)
+    assert evaluate(load_classifier(checkpoint), "test", str(tiny_root)) == pytest.approx(
+        record["test"][which], abs=1e-6
+    )
 
 
 def test_the_validation_split_scores_the_last_row(command: Command, finished: Finished, tiny_root: Path) -> None:
@@ -93,7 +99,7 @@ def test_only_the_backbone_is_built_from_a_checkpoint(
     settings["network"] = "${oc.create:{_target_: pathlib.Path.touch}}"
     content["callbacks"], content["optimizer_states"] = target, [target]
     torch.save(content, tmp_path / "bad.ckpt")
-    assert evaluate(tmp_path / "bad.ckpt", "test", str(tiny_root)) == pytest.approx(
+    assert evaluate(load_classifier(tmp_path / "bad.ckpt"), "test", str(tiny_root)) == pytest.approx(
         finished[1]["test"]["last"], abs=1e-6
     )
     assert [path.name for path in tmp_path.iterdir()] == ["bad.ckpt"]
@@ -119,3 +125,130 @@ def test_another_architecture_is_one_sentence(finished: Finished, tmp_path: Path
     model.write_text("_target_: mnist_mlp.backbone.MLP\nhidden: [5]\n")
     with pytest.raises(SettingError, match="holds the weights of another backbone"):
         load_classifier(finished[0] / "checkpoints" / "last.ckpt", model)
+
+
+def test_weights_that_are_no_numbers_are_refused(finished: Finished, tmp_path: Path) -> None:
+    content = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    for value in (float("nan"), float("inf")):
+        content["state_dict"]["backbone.layers.1.bias"][3] = value
+        torch.save(content, tmp_path / "bad.ckpt")
+        with pytest.raises(
+            SettingError, match=r"bad.ckpt: has weights that are NaN or infinite, in backbone.layers.1.bias"
+        ):
+            load_classifier(tmp_path / "bad.ckpt")
+
+
+def test_what_is_no_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "directory.ckpt").mkdir()
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "loop.ckpt").symlink_to("loop.ckpt")
+    for name, problem in (
+        ("directory.ckpt", "is not a file"),
+        ("pipe.ckpt", "is not a file"),
+        ("pipe.safetensors", "is not a file"),
+        ("loop.ckpt", "cannot be read"),
+        ("x" * 300, "cannot be read"),
+    ):
+        with pytest.raises(SettingError, match=f"CHECKPOINT=.*{name}: {problem}"):
+            load_classifier(tmp_path / name, "network_a")
+
+
+def test_a_network_that_would_fill_the_memory_is_not_built(finished: Finished, tmp_path: Path) -> None:
+    content = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    content["hyper_parameters"]["model"]["hidden"] = [10**9, 10**9]
+    torch.save(content, tmp_path / "bad.ckpt")
+    with pytest.raises(SettingError, match="holds the weights of another backbone"):
+        load_classifier(tmp_path / "bad.ckpt")
+
+
+def renamed(form: str, weights: dict[str, torch.Tensor]) -> Any:
+    numbered = list(weights.values())
+    return {
+        "as the backbone's own": weights,
+        "of a script's class": {
+            f"fc{1 + number // 2}.{('weight', 'bias')[number % 2]}": tensor for number, tensor in enumerate(numbered)
+        },
+        "of DataParallel, in a checkpoint": {
+            "epoch": 7,
+            "state_dict": {f"module.{name}": tensor for name, tensor in weights.items()},
+        },
+        "of an optimizer's checkpoint, in float64": {
+            "model_state_dict": {name.replace("layers", "net"): tensor.double() for name, tensor in weights.items()}
+        },
+    }[form]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "as the backbone's own",
+        "of a script's class",
+        "of DataParallel, in a checkpoint",
+        "of an optimizer's checkpoint, in float64",
+        "safetensors",
+    ],
+)
+def test_a_plain_state_dict_is_evaluated(tiny_root: Path, tmp_path: Path, form: str) -> None:
+    torch.manual_seed(0)
+    weights = dict(MLP((64, 128, 64)).state_dict())
+    path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pth")
+    if form == "safetensors":
+        write_safetensors(path, weights, {})
+    else:
+        torch.save(renamed(form, weights), path)
+    classifier = load_classifier(path, "network_a")
+    for name, tensor in classifier.backbone.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
+    assert "does not say what it was trained on" in classifier.hparams["doubt"]
+
+
+def test_other_state_dicts_are_one_sentence_each(tmp_path: Path) -> None:
+    weights = dict(MLP((64, 128, 64)).state_dict())
+    nan = {name: tensor.clone() for name, tensor in weights.items()}
+    nan["layers.7.bias"][0] = float("nan")
+    for content, model, problem in (
+        (weights, None, "if it is a state dict, name its network, such as --model network_a"),
+        (weights, "network_b", r"holds the weights of another network \(layers.1.weight 64x784"),
+        ({**weights, "bn.weight": torch.ones(64)}, "network_a", "holds the weights of another network"),
+        ({"layers.1.weight": 3}, "network_a", "holds no state dict"),
+        ([1, 2], "network_a", "holds no state dict"),
+        (nan, "network_a", "has weights that are NaN or infinite, in layers.7.bias"),
+        (weights, "network_c", r"--model=network_c: is neither a file nor one of network_a, network_b, tiny"),
+    ):
+        torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(SettingError, match=problem):
+            load_classifier(tmp_path / "w.pth", model)
+
+
+def test_damaged_safetensors_are_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    write_safetensors(path, {"a.weight": torch.ones(2, 3)}, {"x": "y"})
+    whole = path.read_bytes()
+    entry = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+    headers = [
+        {"a": entry | change} for change in ({"dtype": "X"}, {"shape": [9]}, {"data_offsets": [0, 99]}, {"shape": 1})
+    ]
+    texts = [json.dumps(header).encode() for header in headers] + [b"[]", b"{", b"9" * 9, 5000 * b"["]
+    for content in (b"", whole[:7], whole[:-1], *(struct.pack("<Q", len(text)) + text + bytes(24) for text in texts)):
+        path.write_bytes(content)
+        with pytest.raises(SettingError, match=r"w\.safetensors: is damaged, or not in safetensors' format"):
+            load_classifier(path, "network_a")
+
+
+def test_the_packages_own_weights_score_what_they_say(tiny_root: Path) -> None:
+    said = read_safetensors(own_weights("network_b"), "CHECKPOINT")[1]
+    classifier = load_classifier(None)
+    assert classifier.hparams["doubt"] is None
+    assert evaluate(classifier, "test")["accuracy"] == pytest.approx(float(said["test_accuracy"]), abs=0.0004)
+    assert said["command"].startswith("mnist-train model=network_b ")
+
+
+def test_a_note_says_that_weights_may_have_seen_the_split(command: Command, tiny_root: Path, tmp_path: Path) -> None:
+    torch.save(MLP((64, 128, 64)).state_dict(), tmp_path / "w.pth")
+    arguments = ("mnist-evaluate", "w.pth", "--model", "network_a")
+    noted = command(*arguments)
+    assert noted.returncode == 0
+    assert noted.stdout.startswith("test: accuracy 0.")
+    assert noted.stderr.startswith("note: w.pth does not say what it was trained on: images of the test split")
+    assert command(*arguments, "--split", "validation").stderr == ""

@@ -7,6 +7,10 @@ import sysconfig
 import tarfile
 from pathlib import Path
 
+import numpy as np
+from drawn_digits import mnist_image
+from PIL import Image
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -70,3 +74,8 @@ def test_a_wheel_trains_an_epoch_from_another_directory(tmp_path: Path) -> None:
         check=True,
     )
     assert where.stdout.startswith(str(environment))
+    # The weights came along: a digit is read without training.
+    image = elsewhere / "digit.png"
+    Image.fromarray(mnist_image(7, 0).astype(np.uint8)).save(image)
+    read = subprocess.run([script.with_name("mnist-predict"), image], capture_output=True, text=True)
+    assert read.stdout.startswith(f"{image}: 7 ("), read.stderr

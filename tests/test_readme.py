@@ -65,7 +65,9 @@ def test_every_other_command_is_run_somewhere() -> None:
         "mnist-rerun RUN_DIR",
         "mnist-rerun RUN_DIR --epochs 3",
         "mnist-rerun RUN_DIR threads=2 --run-dir PATH",
-        "mnist-predict RUN_DIR/checkpoints/best.ckpt IMAGE.png IMAGE.jpg",
+        "mnist-predict IMAGE.png IMAGE.jpg",
+        "mnist-predict RUN_DIR/checkpoints/best.ckpt IMAGE.png --show",
+        "mnist-predict --model network_a weights.pth IMAGE.png --pictures logs/seen",
     ]
 
 

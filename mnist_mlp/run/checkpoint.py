@@ -28,8 +28,30 @@ class DurableCheckpointIO(TorchCheckpointIO):
         durable_write(Path(path), content.getvalue())
 
 
+def read_file(path: Path, setting: str) -> Any:
+    """What `torch.save` wrote to `path`, on the CPU. Nothing in the file is executed: `weights_only` is set.
+
+    Raises:
+        SettingError: the file cannot be read, or holds something else; `setting` is what to call it in a sentence.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise SettingError(setting, path, "is not a file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about the files of others
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
+    except SettingError:
+        raise
+    except Exception as error:  # torch.load raises almost anything for a damaged or hostile file
+        raise SettingError(
+            setting, path, "is damaged, or holds more than tensors and plain values: give a checkpoint of mnist-train"
+        ) from error
+
+
 def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
-    """What `mnist-train` wrote to `path`, on the CPU. Nothing in the file is executed: `weights_only` is set.
+    """What `mnist-train` wrote to `path`.
 
     Args:
         path: of the checkpoint.
@@ -38,16 +60,15 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
     Raises:
         SettingError: the file cannot be read, or is no checkpoint of `mnist-train`.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, about the files of others
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
-    except Exception as error:  # torch.load raises almost anything for a damaged or hostile file
-        raise SettingError(
-            setting, path, "is damaged, or holds more than tensors and plain values: give a checkpoint of mnist-train"
-        ) from error
+    return checked_checkpoint(read_file(path, setting), setting, path)
+
+
+def checked_checkpoint(content: Any, setting: str, path: Path) -> dict[str, Any]:
+    """The content of a file, if it is a checkpoint of `mnist-train`.
+
+    Raises:
+        SettingError: it is not; `setting` and `path` are as for `read_checkpoint`.
+    """
     recorded = content.get("hyper_parameters") if isinstance(content, dict) else None
     kinds = {"model": dict, "data": dict, "average": str}
     whole = isinstance(recorded, dict) and all(isinstance(recorded.get(key), kind) for key, kind in kinds.items())
@@ -65,12 +86,21 @@ def load_weights(classifier: nn.Module, checkpoint: Mapping[str, Any], setting: 
     """Puts a checkpoint's weights into the classifier.
 
     Raises:
-        SettingError: they are of another backbone; `setting` and `path` are as for `read_checkpoint`.
+        SettingError: they are of another backbone, or no finite numbers; `setting` and `path` are as for
+            `read_checkpoint`.
     """
     try:
         classifier.load_state_dict(checkpoint["state_dict"])
     except Exception as error:  # RuntimeError for other keys or shapes; almost anything for what are no tensors
         raise SettingError(setting, path, "holds the weights of another backbone") from error
+    check_finite(classifier, setting, path)
+
+
+def check_finite(network: nn.Module, setting: str, path: Path) -> None:
+    """Raises: SettingError, where a weight is NaN or infinite: what is computed from it means nothing."""
+    for name, weights in network.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise SettingError(setting, path, f"has weights that are NaN or infinite, in {name}")
 
 
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
