@@ -65,6 +65,7 @@ def test_every_other_command_is_run_somewhere() -> None:
         "mnist-rerun RUN_DIR",
         "mnist-rerun RUN_DIR --epochs 3",
         "mnist-rerun RUN_DIR threads=2 --run-dir PATH",
+        "mnist-compare RUN_DIR OTHER_RUN_DIR",
         "mnist-predict IMAGE.png IMAGE.jpg",
         "mnist-predict RUN_DIR/checkpoints/best.ckpt IMAGE.png --show",
         "mnist-predict --model network_a weights.pth IMAGE.png --pictures logs/seen",
