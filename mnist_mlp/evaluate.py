@@ -7,14 +7,26 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_mlp.settings import CLASS_RULES, OUR_BACKBONE, OUR_DATA, SettingError, load_yaml, one_sentence
+from mnist_mlp.settings import CLASS_RULES, OUR_DATA, SettingError, load_yaml, one_sentence
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mnist_mlp.classifier import Classifier
 
 SPLITS = ("train", "validation", "test")
 # What of the recorded data settings says which images belong to which split; where to read them is asked afresh.
-DATA_SETTINGS = ("dataset", "mean", "std", "test_size", "validation_size", "split_seed", "eval_batch_size", "sha256")
+DATA_SETTINGS = (
+    "dataset",
+    "mean",
+    "std",
+    "test_size",
+    "validation_size",
+    "train_size",
+    "split_seed",
+    "eval_batch_size",
+    "sha256",
+)
 
 
 def main() -> None:
@@ -75,21 +87,20 @@ def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier"
     """
     from hydra.utils import instantiate
 
-    from mnist_mlp.backbone import MLP, check_logits
-    from mnist_mlp.classifier import Classifier
+    from mnist_mlp.backbone import check_logits
+    from mnist_mlp.classifier import Classifier, rebuilt
     from mnist_mlp.run.checkpoint import load_weights, read_checkpoint
 
     content = read_checkpoint(checkpoint, "CHECKPOINT")
     recorded = content["hyper_parameters"]
+    try:
+        parts = rebuilt(recorded)
+    except Exception as error:  # almost anything, if somebody else wrote the file
+        raise SettingError("CHECKPOINT", checkpoint, f"records a network that cannot be built ({error})") from error
     if model is not None:
-        backbone = instantiate(load_yaml(model, "--model"))
-        check_logits(backbone, "--model", model)
-    elif recorded["model"].get("_target_") == OUR_BACKBONE:
-        try:
-            backbone = MLP(**{key: value for key, value in recorded["model"].items() if key != "_target_"})
-        except Exception as error:  # almost anything, if somebody else wrote the file
-            raise SettingError("CHECKPOINT", checkpoint, f"records a network that cannot be built ({error})") from error
-    else:
+        parts["backbone"] = instantiate(load_yaml(model, "--model"))
+        check_logits(parts["backbone"], "--model", model)
+    elif "backbone" not in parts:
         raise SettingError(
             "CHECKPOINT",
             checkpoint,
@@ -99,9 +110,24 @@ def load_classifier(checkpoint: Path, model: Path | None = None) -> "Classifier"
     for name in ("mean", "std"):  # what the run computed, where it was not set
         if isinstance(measured, dict) and CLASS_RULES[OUR_DATA][name].accepts(measured.get(name)):
             recorded["data"][name] = measured[name]
-    classifier = Classifier(backbone, average=recorded["average"], hyperparameters=recorded)
+    classifier = Classifier(**parts, average=recorded["average"], hyperparameters=recorded)  # type: ignore[arg-type]
     load_weights(classifier, content, "CHECKPOINT", checkpoint)
     return classifier.eval()
+
+
+def load(checkpoint: str | os.PathLike[str], model: str | os.PathLike[str] | None = None) -> "nn.Module":
+    """The network in a checkpoint, for use by itself: on the CPU, in evaluation mode, without gradients.
+
+    It takes images (N, 1, 28, 28), normalized as the run's were, and gives logits (N, 10).
+
+    Args:
+        checkpoint, model: as for `load_classifier`.
+
+    Raises:
+        SettingError: as from `load_classifier`.
+    """
+    classifier = load_classifier(Path(checkpoint), None if model is None else Path(model))
+    return classifier.backbone.requires_grad_(False)
 
 
 if __name__ == "__main__":
