@@ -64,8 +64,8 @@ class Classifier(LightningModule):
     Args:
         backbone: images (N, 1, 28, 28) -> logits (N, num_classes).
         optimizer: parameters -> optimizer; None: Adam with PyTorch's defaults.
-        scheduler: optimizer -> learning rate scheduler; `ReduceLROnPlateau` gets `monitor`. A `total_steps` of None that
-            is bound to it, such as `OneCycleLR`'s, becomes the optimizer steps of the whole run.
+        scheduler: optimizer -> learning rate scheduler; `ReduceLROnPlateau` gets `monitor`. Of a `functools.partial`
+            with `total_steps` None, such as `OneCycleLR`'s, that becomes the optimizer steps of the whole run.
         loss: logits (N, num_classes), labels (N,) -> (), a mean over the samples; None: `CrossEntropy`.
         average: how precision, recall and F1 average over the classes. Accuracy is the share of samples that are
             right (micro), whatever this is; weighted recall equals it by definition.
@@ -140,7 +140,7 @@ class Classifier(LightningModule):
         cls,
         checkpoint_path: str | PathLike[str],
         map_location: Any = None,
-        hparams_file: None = None,
+        hparams_file: None = None,  # noqa: ARG003
         strict: bool | None = None,
         weights_only: bool | None = True,
         **given: Any,
@@ -205,13 +205,13 @@ class Classifier(LightningModule):
         self._measure("lr", self._optimizer().param_groups[0]["lr"])
 
     def training_step(self, batch: Batch | Minibatches, batch_idx: int) -> Tensor | None:
-        """Trains on a minibatch (images, labels); with `steps` on that, or on a group as `MNISTDataModule` gives them."""
+        """Trains on a minibatch (images, labels), or with `steps` on a group of them."""
         if self.steps is None:
             self.before_step()
             images, labels = batch
             logits = self.backbone(images)
             loss: Tensor = self.loss(logits, labels)
-            self.training_means.add(loss.detach() * len(labels), logits.detach(), labels)
+            self.training_means.add(loss.detach() * labels.numel(), logits.detach(), labels)
             return loss
         if self.native:
             self.before_step()
@@ -336,7 +336,8 @@ class Classifier(LightningModule):
     def _measure(self, name: str, value: float, prog_bar: bool = False) -> None:
         """Notes a value, in float64, and logs it for callbacks, progress bars and loggers."""
         self.measured[name] = value
-        self.log(name, value, prog_bar=prog_bar, logger=self.to_loggers, on_step=False, on_epoch=True, batch_size=1)
+        logger = None if self.to_loggers else False  # True would warn where there is no logger
+        self.log(name, value, prog_bar=prog_bar, logger=logger, on_step=False, on_epoch=True, batch_size=1)
 
     def _optimizer(self) -> LightningOptimizer:
         optimizer = self.optimizers()

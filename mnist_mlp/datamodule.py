@@ -159,8 +159,8 @@ class MNISTDataModule(LightningDataModule):
     report; the official 10,000 test images are the *validation* set, also as in the report. With `validation_size` the
     validation images too are training images of the official ones, and those 10,000 are not looked at.
 
-    Everything lies in memory, on the trainer's device from the start, so there is nothing for `DataLoader`'s workers or
-    pinned memory to do. What the loaders give are ordinary batches (images, labels), unless `group` was called.
+    Everything lies in memory, on the trainer's device from the start: `DataLoader`'s workers or pinned memory would
+    have nothing to do. What the loaders give are ordinary batches (images, labels), unless `group` was called.
 
     Args:
         dataset: `MNIST`, `FashionMNIST` or `KMNIST`.
@@ -173,14 +173,14 @@ class MNISTDataModule(LightningDataModule):
         test_size: how many of the official training images become the test set; the rest is trained on.
         validation_size: how many of that rest are not trained on but become the validation set; None: the official test
             images are that.
-        train_size: how many of what is left then are trained on, for learning curves: each smaller set is a part of each
+        train_size: how many of what is left then are trained on, for learning curves: a smaller set is a part of every
             larger one. None: all.
         split_seed: decides which ones of all of these.
         seed: decides, with the epoch, the order of the training images and what `transform` draws.
         batch_size: images per optimizer step; the epoch's last batch may be smaller and is used.
         eval_batch_size: images per forward pass in validation and test; changes speed and memory only.
-        transform: augmentation, from a minibatch's images (N, 1, 28, 28), normalized, to as many; such as `Warp`, or one
-            of torchvision's. What it draws from PyTorch's global generator is a function of seed, epoch and minibatch.
+        transform: augmentation, from a minibatch's images (N, 1, 28, 28), normalized, to as many; such as `Warp`, or
+            one of torchvision's. What it draws from PyTorch's global generator follows from seed, epoch and minibatch.
 
     Attributes:
         splits: after `setup`: `train`, `validation` and `test`, each images (N, 1, 28, 28) float32, normalized, and
@@ -188,8 +188,8 @@ class MNISTDataModule(LightningDataModule):
         data_sha256: after `setup`: SHA-256 of what `sha256sum` prints for the four unpacked files in name order.
 
     Raises:
-        SettingError: `dataset`, `sha256` or `transform` cannot be used; or, from `setup`, the files are missing, altered or not of
-            this shape, or the split or the batch does not fit them.
+        SettingError: `dataset`, `sha256` or `transform` cannot be used; or, from `setup`, the files are missing,
+            altered or not of this shape, or the split or the batch does not fit them.
     """
 
     def __init__(
@@ -241,7 +241,10 @@ class MNISTDataModule(LightningDataModule):
     __str__ = __repr__  # Lightning's own names classes of loaders
 
     def group(self, minibatches: int | None) -> None:
-        """Has `train_dataloader` give `Minibatches` of so many, which `Classifier` trains on fast; None: each by itself."""
+        """Has `train_dataloader` give `Minibatches` of so many, which a `Classifier` with `steps` trains on fast.
+
+        None: each minibatch by itself.
+        """
         self.group_size = minibatches
 
     def prepare_data(self) -> None:
@@ -250,7 +253,7 @@ class MNISTDataModule(LightningDataModule):
             locate(self.dataset, self.root, self.download, self.mirror, self.sha256)
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads, verifies, splits and normalizes all three sets, once, onto the trainer's device, whatever the stage."""
+        """Reads, verifies, splits and normalizes all three sets, once, onto the trainer's device, for every stage."""
         if self.splits:
             return
         root, self.data_sha256 = locate(self.dataset, self.root, self.download, self.mirror, self.sha256)
@@ -324,7 +327,7 @@ class MNISTDataModule(LightningDataModule):
     def _order(self) -> Tensor:
         """This epoch's order of the training images: a function of (seed, epoch) alone."""
         images, labels = self.splits["train"]
-        if self.trainer and self.trainer.overfit_batches:
+        if self.trainer and getattr(self.trainer, "overfit_batches", 0):
             return torch.arange(len(labels), device=images.device)  # the same few images, each epoch
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", self._epoch))
         return torch.randperm(len(labels), generator=generator).to(images.device)
@@ -342,7 +345,7 @@ class MNISTDataModule(LightningDataModule):
 
     def _steps_left(self) -> int | None:
         # An epoch that max_steps cuts short then ends as any other does: with validation and a checkpoint.
-        if not self.trainer or self.trainer.max_steps < 0 or self.trainer.fast_dev_run:
+        if not self.trainer or self.trainer.max_steps < 0:
             return None
         steps = self.trainer.max_steps - self.trainer.global_step
         return max(0, steps * self.trainer.accumulate_grad_batches)

@@ -95,7 +95,7 @@ def _matching(pattern: str, wanted: str) -> Rule:
 
 def _passed(instead: str) -> Rule:
     """Of an argument of the Trainer's that is not the user's to give."""
-    return Rule(lambda value: False, f"left out: use {instead}")
+    return Rule(lambda _: False, f"left out: use {instead}")
 
 
 def _choice(*options: str) -> Rule:
@@ -512,8 +512,9 @@ def load_yaml(path: Path, setting: str) -> DictConfig:
 
 def compose_config(overrides: list[str], application: str = "train") -> DictConfig:
     """The configuration of `mnist-APPLICATION OVERRIDES`, every interpolation resolved, for use outside a Hydra job."""
-    hydra, job = GlobalHydra.instance(), HydraConfig.instance()
-    before, hydra.hydra, of_job = hydra.hydra, None, job.cfg
+    job = HydraConfig.instance()
+    before, of_job = GlobalHydra.instance().hydra, job.cfg
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_module("mnist_mlp.conf", version_base="1.3"):
             config = compose(application, overrides, return_hydra_config=True)
@@ -523,7 +524,7 @@ def compose_config(overrides: list[str], application: str = "train") -> DictConf
             refuse_derived(settings, config.hydra)
         OmegaConf.resolve(settings)
     finally:
-        hydra.hydra, job.cfg = before, of_job  # of a caller who composes too
+        GlobalHydra.instance().hydra, job.cfg = before, of_job  # of a caller who composes too
     return settings
 
 

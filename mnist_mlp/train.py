@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
     LearningRateMonitor,
     ModelCheckpoint,
+    OnExceptionCheckpoint,
     ProgressBar,
     ThroughputMonitor,
     Timer,
 )
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torchmetrics import Metric
@@ -346,6 +347,12 @@ def check_callbacks(callbacks: Mapping[str, Any], measured: Sequence[str], logs:
     for name, callback in callbacks.items():
         if not isinstance(callback, Callback):
             raise SettingError(f"callbacks.{name}", type(callback).__name__, "must be a Lightning Callback")
+        if isinstance(callback, OnExceptionCheckpoint) and Path(callback.ckpt_path).exists():
+            raise SettingError(
+                f"callbacks.{name}",
+                callback.ckpt_path,
+                "is there already, and Lightning would start from it: remove it",
+            )
         monitor = getattr(callback, "monitor", None)
         if monitor is not None and monitor not in measured and not own:  # a user's own callback may log it
             close = difflib.get_close_matches(str(monitor), measured, n=1)
@@ -360,7 +367,7 @@ def check_callbacks(callbacks: Mapping[str, Any], measured: Sequence[str], logs:
 
 
 class _Callable(ModuleType):
-    """`from mnist_mlp import train` gives this module or its function, whichever was there first: both are called."""
+    """`mnist_mlp.train` is this module, and by its use in `from mnist_mlp import train` the function."""
 
     def __call__(self, config: DictConfig) -> dict[str, Any]:
         return train(config)

@@ -67,9 +67,9 @@ class Loggers(Callback):
         for name, entry in loggers_of(config).items() if not config.trainer.get("fast_dev_run") else ():
             arguments = inspect.signature(get_class(entry["_target_"])).parameters
             more: dict[str, Any] = {}
-            if "save_dir" not in entry and "save_dir" in arguments:
-                if arguments["save_dir"].default is inspect.Parameter.empty:
-                    more["save_dir"] = str(run.path)
+            place = arguments.get("save_dir")
+            if place is not None and place.default is inspect.Parameter.empty and "save_dir" not in entry:
+                more["save_dir"] = str(run.path)
             argument = next((argument for argument in IDS if argument in arguments), None)
             if argument is not None and argument not in entry:
                 self._goes_on.add(name)
@@ -121,6 +121,6 @@ class Loggers(Callback):
         finally:
             for logger in self.all:
                 logger.finalize(status)
-                finish = getattr(logger.experiment, "finish", None)
+                finish = getattr(getattr(logger, "experiment", None), "finish", None)
                 if callable(finish):  # of Weights & Biases
                     finish()

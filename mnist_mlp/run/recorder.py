@@ -33,7 +33,7 @@ class Recorder(Checkpoint):
         bar: whether to show the progress; not where a progress bar of Lightning's does.
 
     Attributes:
-        on_epoch: each called with an epoch's row and the best epoch so far, before its checkpoint is written. A run that
+        on_epoch: called with each epoch's row and the best epoch so far, before its checkpoint is written. A run that
             is killed in between repeats the epoch.
         rows: the epochs so far.
         best: the best epoch, as `run.json` has it.
@@ -57,7 +57,7 @@ class Recorder(Checkpoint):
             auto_refresh=False,  # without a thread: once an epoch is enough
             transient=True,
         )
-        self._val_check_batch: int | float = 1
+        self._val_check_batch: int | float | None = 1
         self._random_states: dict[str, Any] = {}
         self._stopped = False  # by a callback such as EarlyStopping
 

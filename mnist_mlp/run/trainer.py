@@ -42,6 +42,9 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="The `srun` command is available", category=UserWarning)
         # A run that goes on finds what it has written.
         warnings.filterwarnings("ignore", message=".*directory .* exists and is not empty", category=UserWarning)
+        # With an OnExceptionCheckpoint, Lightning looks for its file, which there is none of.
+        warnings.filterwarnings("ignore", message=".*ckpt_path=None.* was called without a model", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*there is no last checkpoint available", category=UserWarning)
         try:
             yield
         finally:
