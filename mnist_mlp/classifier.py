@@ -51,7 +51,9 @@ class CrossEntropy(nn.CrossEntropyLoss):
     def __init__(self, label_smoothing: float = 0.0, weight: Sequence[float] | None = None) -> None:
         super().__init__(label_smoothing=label_smoothing)
         # A setting, not a part of the weights: a checkpoint is the same with it and without.
-        self.register_buffer("weight", None if weight is None else torch.tensor(list(weight)), persistent=False)
+        self.register_buffer(
+            "weight", None if weight is None else torch.tensor([float(one) for one in weight]), persistent=False
+        )
 
 
 class Classifier(LightningModule):

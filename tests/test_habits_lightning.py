@@ -238,7 +238,16 @@ FLAGS: list[tuple[list[str], int, list[str] | None]] = [
     (["+trainer.enable_model_summary=true"], 3 * MINIBATCHES, None),
     (["+trainer.reload_dataloaders_every_n_epochs=1"], 3 * MINIBATCHES, None),
     (["scheduler=one_cycle"], 3 * MINIBATCHES, None),
-    (["optimizer={_target_: torch.optim.LBFGS, _partial_: true, lr: 0.1, max_iter: 2}"], 3 * MINIBATCHES, None),
+    (
+        [
+            "optimizer._target_=torch.optim.LBFGS",
+            "~optimizer.weight_decay=0.0",
+            "~optimizer.fused=true",
+            "+optimizer.max_iter=2",
+        ],
+        3 * MINIBATCHES,
+        None,
+    ),
 ]
 
 

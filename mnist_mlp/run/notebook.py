@@ -17,7 +17,7 @@ def settings_of(config: DictConfig) -> DictConfig:
     """A copy of a run's configuration, resolved, without Hydra's own node.
 
     The names of experiment and network come from the options that Hydra has chosen. `compose` tells these with
-    `return_hydra_config=True` only; without, they are those of this package's files that say the same.
+    `return_hydra_config=True` only; without, they are those of this package's files that decide the same.
     """
     hydra = HydraConfig.instance()
     before = hydra.cfg
@@ -47,8 +47,9 @@ def _name(settings: DictConfig) -> None:
         named = [name for name in sorted(ours) if name_network(name, flatten(resolved)) == name]
         settings.network = named[0] if named else name_network("network_a", flatten(resolved))
     if "experiment" in unnamed:
-        for experiment in EXPERIMENTS:
-            given = configured(experiment, settings.network)
-            if given is not None and not other_experiment(given, resolved):
+        given = {experiment: configured(experiment, "network_a") or {} for experiment in EXPERIMENTS}
+        decided = {name for one in given.values() for name in other_experiment(given[EXPERIMENTS[0]], one)}
+        for experiment, one in given.items():
+            if not decided & other_experiment(one, resolved).keys():
                 settings.experiment = experiment
                 break
