@@ -45,7 +45,7 @@ from mnist_mlp.run.recorder import Recorder
 from mnist_mlp.run.signals import StopSignals
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, own_process, quiet
 from mnist_mlp.seeds import stream_seed
-from mnist_mlp.settings import SettingError, check_accelerator, cuts, flatten, name_network, settle
+from mnist_mlp.settings import OUR_LOSS, SettingError, check_accelerator, cuts, flatten, name_network, settle
 from mnist_mlp.steps.choice import choose
 from mnist_mlp.tensorboard.events import Events
 
@@ -308,9 +308,11 @@ def _shows_events(config: DictConfig) -> bool:
 
 def _loss(config: DictConfig) -> nn.Module:
     """Raises: SettingError, where the loss is no mean over two images."""
-    loss = instantiate(config.loss)
     wanted = "must be an nn.Module from logits (N, 10) and labels (N,) to a mean ()"
-    target = config.loss.get("_target_")
+    settings, target = dict(config.loss), config.loss.get("_target_")
+    if target != OUR_LOSS:  # loss._target_=CLASS keeps what stands beside it: of no meaning where it changes nothing
+        settings = {name: value for name, value in settings.items() if value not in (None, 0)}
+    loss = instantiate(OmegaConf.create(settings))
     if not isinstance(loss, nn.Module):
         raise SettingError("loss", target, f"{wanted}, and is {type(loss).__name__}")
     try:
