@@ -209,11 +209,12 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch | Minibatches, batch_idx: int) -> Tensor | None:
         """Trains on a minibatch (images, labels), or with `steps` on a group of them."""
         if self.steps is None:
+            assert not isinstance(batch, Minibatches), "groups of minibatches take Classifier(..., steps=...)"
             self.before_step()
             images, labels = batch
             logits = self.backbone(images)
             loss: Tensor = self.loss(logits, labels)
-            self.training_means.add(loss.detach() * labels.numel(), logits.detach(), labels)
+            self.training_means.add(loss.detach() * len(labels), logits.detach(), labels)
             return loss
         if self.native:
             self.before_step()

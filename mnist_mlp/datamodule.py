@@ -327,7 +327,7 @@ class MNISTDataModule(LightningDataModule):
     def _order(self) -> Tensor:
         """This epoch's order of the training images: a function of (seed, epoch) alone."""
         images, labels = self.splits["train"]
-        if self.trainer and getattr(self.trainer, "overfit_batches", 0):
+        if self.trainer and getattr(self.trainer, "overfit_batches", None):
             return torch.arange(len(labels), device=images.device)  # the same few images, each epoch
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", self._epoch))
         return torch.randperm(len(labels), generator=generator).to(images.device)

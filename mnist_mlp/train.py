@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
@@ -119,7 +120,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     with ExitStack() as opened:
         opened.enter_context(own_process(config.threads))
         opened.enter_context(quiet())
-        parts = build(config)  # before there is a directory
+        # Before there is a directory; a Hydra job has one already, where its failure is recorded.
+        parts = None if HydraConfig.initialized() else build(config)
         opened.enter_context(disk_errors(config.run_dir))
         run = opened.enter_context(RunDirectory(Path(config.run_dir)))
         signals = opened.enter_context(StopSignals())
@@ -130,7 +132,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         run.write_config(config)
         try:
             with ExitStack() as of_session:
-                session = connect(parts, config, run, signals, of_session)
+                session = connect(parts or build(config), config, run, signals, of_session)
                 run.write_config(config)  # again: now it says which steps are made
                 fit(session, config, run)
                 complete(session, config, run)

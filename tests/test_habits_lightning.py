@@ -632,7 +632,18 @@ def test_a_loaded_network_is_exported(finished: Any) -> None:
     images = torch.randn(3, 1, 28, 28)
     exported = torch.export.export(network, (images,)).module()
     torch.testing.assert_close(exported(images), network(images))
-    assert mnist_mlp.train(compose_config([f"run_dir={finished[0]}"])) if False else callable(mnist_mlp.train)
+
+
+def test_readmes_python_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    code = text.partition("## From Python")[2].partition("```python\n")[2].partition("```")[0]
+    assert 8 < len(code.splitlines()) < 14
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["record"]["test"]["best"]["accuracy"] > 0.9
+    assert names["network"](torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert names["trainer"].global_step == 100
 
 
 def test_old_records_mean_what_they_meant(tmp_path: Path) -> None:
