@@ -25,6 +25,9 @@ class MLP(nn.Module):
         in_features: pixels of an image.
         num_classes: logits.
 
+    Attributes:
+        settings: the arguments, as plain values.
+
     Raises:
         ValueError: `init` is neither of the two.
     """
@@ -40,6 +43,13 @@ class MLP(nn.Module):
         super().__init__()
         if init not in INITS:
             raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
+        self.settings = {
+            "hidden": list(hidden),
+            "dropout": dropout,
+            "init": init,
+            "in_features": in_features,
+            "num_classes": num_classes,
+        }
         layers: list[nn.Module] = [nn.Flatten()]
         width = in_features
         for next_width in hidden:

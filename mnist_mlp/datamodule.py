@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from mnist_mlp.mnist.files import FAMILIES, locate, read
 from mnist_mlp.seeds import stream_seed
@@ -14,41 +15,83 @@ from mnist_mlp.settings import HASHES, SettingError
 
 Split = Literal["train", "validation", "test"]
 Batch = tuple[Tensor, Tensor]
+Transform = Callable[[Tensor], Tensor]
 
-# Minibatches handed to one training_step call. Lightning's work around a call (hooks, progress, transfer) is
-# then paid once in 64 optimizer steps, while a step's images still fit into a core's cache when they are gathered.
+# Minibatches that `train` has handed to one training_step call. Lightning's work around a call (hooks, progress,
+# transfer) is then paid once in 64 optimizer steps, while a step's images still fit into a core's cache when they are
+# gathered.
 MINIBATCHES_PER_STEP = 64
 
 
 class Minibatches:
     """A group of minibatches (images (N, 1, 28, 28), labels (N,)), for one `training_step`.
 
-    Iterating makes them one by one, each by one indexing operation. Native steps take the attributes instead.
+    Iterating makes them one by one, each by one indexing operation. Native steps take the attributes instead, where
+    nothing is transformed.
 
     Attributes:
         images, labels: the whole training set.
         order: (M,) int64, the numbers of this group's images.
         batch_size: N; the last minibatch may be smaller.
         first: how many minibatches of this epoch come before these.
+        transform: a minibatch's images and its number in the epoch -> the images to train on; None for the same.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, order: Tensor, batch_size: int, first: int) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        order: Tensor,
+        batch_size: int,
+        first: int,
+        transform: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> None:
         self.images, self.labels, self.order, self.batch_size, self.first = images, labels, order, batch_size, first
+        self.transform = transform
 
     def __iter__(self) -> Iterator[Batch]:
-        for index in torch.split(self.order, self.batch_size):
+        for number, index in enumerate(torch.split(self.order, self.batch_size), start=self.first):
             # index_select copies an image's 784 numbers at once, in half the time of images[index].
-            yield self.images.index_select(0, index), self.labels.index_select(0, index)
+            images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
+            yield images if self.transform is None else self.transform(images, number), labels
+
+    def gathered(self) -> Batch:
+        """All of them as one."""
+        images, labels = zip(*self, strict=True)
+        return torch.cat(images), torch.cat(labels)
 
 
-class TrainingEpoch:
-    """The training set in a fresh order each epoch, as groups of up to `MINIBATCHES_PER_STEP` minibatches.
+class Loader:
+    """Batches of images in memory, for whoever expects a `DataLoader`: what one has of these names means the same.
+
+    Attributes:
+        dataset: images and labels, one by one.
+        batch_size: of a batch; the last one may be smaller and is not dropped.
+    """
+
+    drop_last, num_workers = False, 0
+
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+
+    @property
+    def dataset(self) -> TensorDataset:
+        return TensorDataset(self.images, self.labels)
+
+    def __len__(self) -> int:
+        return ceil(len(self.labels) / self.batch_size)
+
+
+class TrainingEpoch(Loader):
+    """The training set in a fresh order each epoch, as minibatches, or as groups of them.
 
     Args:
         images, labels: the training set.
         batch_size: images per minibatch.
         order: this epoch's permutation of their indices, on their device.
-        steps_left: optimizer steps that may yet be made; None for no limit.
+        group: how many minibatches make a `Minibatches`; None gives each by itself, as (images, labels).
+        steps_left: minibatches that may yet be trained on; None for no limit.
+        transform: as for `Minibatches`.
     """
 
     def __init__(
@@ -57,35 +100,56 @@ class TrainingEpoch:
         labels: Tensor,
         batch_size: int,
         order: Callable[[], Tensor],
+        group: int | None = None,
         steps_left: Callable[[], int | None] = lambda: None,
+        transform: Callable[[Tensor, int], Tensor] | None = None,
     ) -> None:
-        self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.order, self.steps_left = order, steps_left
+        super().__init__(images, labels, batch_size)
+        self.order, self.group, self.steps_left, self.transform = order, group, steps_left, transform
 
     def _samples(self) -> int:
         steps = self.steps_left()
         return len(self.labels) if steps is None else min(len(self.labels), steps * self.batch_size)
 
     def __len__(self) -> int:
-        return ceil(self._samples() / (self.batch_size * MINIBATCHES_PER_STEP))
+        return ceil(self._samples() / (self.batch_size * (self.group or 1)))
 
-    def __iter__(self) -> Iterator[Minibatches]:
+    def __iter__(self) -> Iterator[Minibatches | Batch]:
         order = self.order()[: self._samples()]
-        for number, some in enumerate(torch.split(order, self.batch_size * MINIBATCHES_PER_STEP)):
-            yield Minibatches(self.images, self.labels, some, self.batch_size, number * MINIBATCHES_PER_STEP)
+        group = self.group or MINIBATCHES_PER_STEP
+        for number, some in enumerate(torch.split(order, self.batch_size * group)):
+            minibatches = Minibatches(self.images, self.labels, some, self.batch_size, number * group, self.transform)
+            if self.group:
+                yield minibatches
+            else:
+                yield from minibatches
 
 
-class InOrder:
+class InOrder(Loader):
     """Every sample once, in order, in batches of at most `batch_size`; views, nothing is copied or dropped."""
-
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
-        self.images, self.labels, self.batch_size = images, labels, batch_size
-
-    def __len__(self) -> int:
-        return ceil(len(self.labels) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         return zip(torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True)
+
+
+# What `DataLoader` takes, and what Lightning's data modules are often given for it.
+LOADING = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "shuffle", "drop_last", "collate_fn")
+HYPERPARAMETERS = (
+    "dataset",
+    "root",
+    "download",
+    "mirror",
+    "sha256",
+    "mean",
+    "std",
+    "test_size",
+    "validation_size",
+    "train_size",
+    "split_seed",
+    "seed",
+    "batch_size",
+    "eval_batch_size",
+)
 
 
 class MNISTDataModule(LightningDataModule):
@@ -94,6 +158,9 @@ class MNISTDataModule(LightningDataModule):
     The official 60,000 training images are divided by a seeded permutation into training and test images, as in the
     report; the official 10,000 test images are the *validation* set, also as in the report. With `validation_size` the
     validation images too are training images of the official ones, and those 10,000 are not looked at.
+
+    Everything lies in memory, on the trainer's device from the start: `DataLoader`'s workers or pinned memory would
+    have nothing to do. What the loaders give are ordinary batches (images, labels), unless `group` was called.
 
     Args:
         dataset: `MNIST`, `FashionMNIST` or `KMNIST`.
@@ -106,10 +173,14 @@ class MNISTDataModule(LightningDataModule):
         test_size: how many of the official training images become the test set; the rest is trained on.
         validation_size: how many of that rest are not trained on but become the validation set; None: the official test
             images are that.
-        split_seed: decides which ones of both.
-        seed: decides, with the epoch, the order of the training images.
+        train_size: how many of what is left then are trained on, for learning curves: a smaller set is a part of every
+            larger one. None: all.
+        split_seed: decides which ones of all of these.
+        seed: decides, with the epoch, the order of the training images and what `transform` draws.
         batch_size: images per optimizer step; the epoch's last batch may be smaller and is used.
         eval_batch_size: images per forward pass in validation and test; changes speed and memory only.
+        transform: augmentation, from a minibatch's images (N, 1, 28, 28), normalized, to as many; such as `Warp`, or
+            one of torchvision's. What it draws from PyTorch's global generator follows from seed, epoch and minibatch.
 
     Attributes:
         splits: after `setup`: `train`, `validation` and `test`, each images (N, 1, 28, 28) float32, normalized, and
@@ -117,8 +188,8 @@ class MNISTDataModule(LightningDataModule):
         data_sha256: after `setup`: SHA-256 of what `sha256sum` prints for the four unpacked files in name order.
 
     Raises:
-        SettingError: `dataset` or `sha256` cannot be used; or, from `setup`, the files are missing, altered or not of
-            this shape, or the split or the batch does not fit them.
+        SettingError: `dataset`, `sha256` or `transform` cannot be used; or, from `setup`, the files are missing,
+            altered or not of this shape, or the split or the batch does not fit them.
     """
 
     def __init__(
@@ -132,25 +203,57 @@ class MNISTDataModule(LightningDataModule):
         std: float | None = None,
         test_size: int = 3000,
         validation_size: int | None = None,
+        train_size: int | None = None,
         split_seed: int = 0,
         seed: int = 0,
         batch_size: int = 64,
         eval_batch_size: int = 2500,
+        transform: Transform | None = None,
+        **loading: object,
     ) -> None:
         super().__init__()
+        for name, value in loading.items():
+            if name not in LOADING:
+                raise SettingError(f"data.{name}", value, f"{type(self).__name__} takes no such argument")
+            if value:
+                raise SettingError(f"data.{name}", value, "has no use where all images lie in memory: leave it out")
+        if transform is not None and not callable(transform):
+            raise SettingError("data.transform", transform, "must be null or build a callable, such as Warp")
         if dataset not in FAMILIES:
             raise SettingError("data.dataset", dataset, f"must be one of {', '.join(FAMILIES)}")
         if not HASHES.accepts(sha256):
             raise SettingError("data.sha256", sha256, f"must be {HASHES.wanted}")
         self.dataset, self.root, self.download, self.mirror = dataset, root, download, mirror
         self.sha256, self.mean, self.std = dict(sha256) if sha256 else None, mean, std
-        self.test_size, self.validation_size, self.split_seed, self.seed = test_size, validation_size, split_seed, seed
+        self.test_size, self.validation_size, self.train_size = test_size, validation_size, train_size
+        self.split_seed, self.seed, self.transform = split_seed, seed, transform
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        # Plain values, which checkpoints keep. Not for loggers: Lightning refuses a seed that the module has otherwise.
+        self.save_hyperparameters({name: vars(self)[name] for name in HYPERPARAMETERS}, logger=False)
+        self.group_size: int | None = None
         self.data_sha256: str | None = None
         self.splits: dict[Split, Batch] = {}
 
+    def __repr__(self) -> str:
+        sizes = (f"{len(labels):,} {name}" for name, (_, labels) in self.splits.items())
+        return f"{type(self).__name__}({self.dataset}: {', '.join(sizes) or 'not set up'})"
+
+    __str__ = __repr__  # Lightning's own names classes of loaders
+
+    def group(self, minibatches: int | None) -> None:
+        """Has `train_dataloader` give `Minibatches` of so many, which a `Classifier` with `steps` trains on fast.
+
+        None: each minibatch by itself.
+        """
+        self.group_size = minibatches
+
+    def prepare_data(self) -> None:
+        """Downloads what is not there yet, if `download` allows it."""
+        if self.download and not self.splits:
+            locate(self.dataset, self.root, self.download, self.mirror, self.sha256)
+
     def setup(self, stage: str | None = None) -> None:
-        """Reads, verifies, splits and normalizes all three sets, once, onto the trainer's device."""
+        """Reads, verifies, splits and normalizes all three sets, once, onto the trainer's device, for every stage."""
         if self.splits:
             return
         root, self.data_sha256 = locate(self.dataset, self.root, self.download, self.mirror, self.sha256)
@@ -162,6 +265,9 @@ class MNISTDataModule(LightningDataModule):
         if self.validation_size is not None and not 0 < self.validation_size < left:
             raise SettingError("data.validation_size", self.validation_size, f"must lie between 1 and {left - 1:,}")
         left -= self.validation_size or 0
+        if self.train_size is not None and not 0 < self.train_size <= left:
+            raise SettingError("data.train_size", self.train_size, f"must lie between 1 and {left:,}")
+        left = self.train_size or left
         if self.batch_size > left:
             raise SettingError("data.batch_size", self.batch_size, f"must be at most the {left:,} training images")
         mean, std = self.mean, self.std
@@ -178,6 +284,7 @@ class MNISTDataModule(LightningDataModule):
             train = train[torch.randperm(len(train), generator=generator)]
             validation, train = train[: self.validation_size], train[self.validation_size :]
             validation_images, validation_labels = official_train[0][validation], official_train[1][validation]
+        train = train[: self.train_size]
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
         def place(images: Tensor, labels: Tensor) -> Batch:
@@ -194,26 +301,54 @@ class MNISTDataModule(LightningDataModule):
         return {"mean": self.mean, "std": self.std}
 
     def train_dataloader(self) -> TrainingEpoch:
-        images, labels = self.splits["train"]
-        return TrainingEpoch(images, labels, self.batch_size, self._order, self._steps_left)
+        images, labels = self._split("train")
+        transform = self._transformed if self.transform is not None else None
+        return TrainingEpoch(images, labels, self.batch_size, self._order, self.group_size, self._steps_left, transform)
 
     def val_dataloader(self) -> InOrder:
-        return InOrder(*self.splits["validation"], self.eval_batch_size)
+        return InOrder(*self._split("validation"), self.eval_batch_size)
 
     def test_dataloader(self) -> InOrder:
-        return InOrder(*self.splits["test"], self.eval_batch_size)
+        return InOrder(*self._split("test"), self.eval_batch_size)
+
+    def predict_dataloader(self) -> InOrder:
+        """The test images, with their labels."""
+        return self.test_dataloader()
+
+    def _split(self, name: Split) -> Batch:
+        if not self.splits:
+            raise RuntimeError(f"{type(self).__name__} has no images yet: call setup(), or hand it to a Trainer")
+        return self.splits[name]
+
+    @property
+    def _epoch(self) -> int:
+        return self.trainer.current_epoch if self.trainer else 0
 
     def _order(self) -> Tensor:
         """This epoch's order of the training images: a function of (seed, epoch) alone."""
         images, labels = self.splits["train"]
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
+        if self.trainer and getattr(self.trainer, "overfit_batches", None):
+            return torch.arange(len(labels), device=images.device)  # the same few images, each epoch
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", self._epoch))
         return torch.randperm(len(labels), generator=generator).to(images.device)
+
+    def _transformed(self, images: Tensor, number: int) -> Tensor:
+        """A minibatch's images transformed; the global generators are left as they were."""
+        assert self.transform is not None
+        on_gpu = [images.device] if images.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=on_gpu):
+            seed = stream_seed(self.seed, f"transform/{self._epoch}", number)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed does more, at each of 1,000 minibatches
+            if on_gpu:
+                torch.cuda.manual_seed(seed)
+            return self.transform(images)
 
     def _steps_left(self) -> int | None:
         # An epoch that max_steps cuts short then ends as any other does: with validation and a checkpoint.
-        limited = self.trainer is not None and self.trainer.max_steps >= 0
-        return self.trainer.max_steps - self.trainer.global_step if self.trainer and limited else None
+        if not self.trainer or self.trainer.max_steps < 0:
+            return None
+        steps = self.trainer.max_steps - self.trainer.global_step
+        return max(0, steps * self.trainer.accumulate_grad_batches)
 
 
 def normalize(images: Tensor, mean: float, std: float) -> Tensor:

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from mnist_mlp.run.process import prepare_process
 from mnist_mlp.settings import (
     CLASS_RULES,
-    OUR_BACKBONE,
     OUR_DATA,
     SettingError,
     compose_config,
@@ -29,7 +28,17 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 # What of the recorded data settings says which images belong to which split; where to read them is asked afresh.
-DATA_SETTINGS = ("dataset", "mean", "std", "test_size", "validation_size", "split_seed", "eval_batch_size", "sha256")
+DATA_SETTINGS = (
+    "dataset",
+    "mean",
+    "std",
+    "test_size",
+    "validation_size",
+    "train_size",
+    "split_seed",
+    "eval_batch_size",
+    "sha256",
+)
 CHECKPOINT_HELP = (
     "such as RUN_DIR/checkpoints/best.ckpt; or a PyTorch state dict (.pth, .safetensors) of the network that --model "
     "names; without it, the package's own weights"
@@ -100,8 +109,7 @@ def load_classifier(checkpoint: Path | None, model: str | Path | None = None) ->
     """
     import torch
 
-    from mnist_mlp.backbone import MLP
-    from mnist_mlp.classifier import Classifier
+    from mnist_mlp.classifier import Classifier, rebuilt
     from mnist_mlp.run.checkpoint import checked_checkpoint, load_weights, read_file
     from mnist_mlp.weights.files import OWN, own_weights
 
@@ -118,21 +126,22 @@ def load_classifier(checkpoint: Path | None, model: str | Path | None = None) ->
         raise SettingError("CHECKPOINT", checkpoint, problem)
     content = checked_checkpoint(content, "CHECKPOINT", checkpoint)
     recorded = content["hyper_parameters"]
-    if model is not None:
-        backbone = _named_backbone(str(model))
-    elif recorded["model"].get("_target_") == OUR_BACKBONE:
-        settings = {key: value for key, value in recorded["model"].items() if key != "_target_"}
-        try:
-            with torch.device("meta"):  # the shapes without the memory, which a stranger's numbers could exhaust
-                shapes = {f"backbone.{name}": weights.shape for name, weights in MLP(**settings).state_dict().items()}
-            if shapes != {name: getattr(weights, "shape", None) for name, weights in content["state_dict"].items()}:
+    try:
+        with torch.device("meta"):  # the shapes without the memory, which a stranger's numbers could exhaust
+            own = rebuilt(recorded).get("backbone")
+        if model is None and own is not None:
+            shapes = {f"backbone.{name}": weights.shape for name, weights in own.state_dict().items()}
+            weights = {name: tensor for name, tensor in content["state_dict"].items() if name.startswith("backbone.")}
+            if shapes != {name: getattr(tensor, "shape", None) for name, tensor in weights.items()}:
                 raise SettingError("CHECKPOINT", checkpoint, "holds the weights of another backbone")
-            backbone = MLP(**settings)
-        except SettingError:
-            raise
-        except Exception as error:  # almost anything, if somebody else wrote the file
-            raise SettingError("CHECKPOINT", checkpoint, f"records a network that cannot be built ({error})") from error
-    else:
+        parts = rebuilt(recorded)
+    except SettingError:
+        raise
+    except Exception as error:  # almost anything, if somebody else wrote the file
+        raise SettingError("CHECKPOINT", checkpoint, f"records a network that cannot be built ({error})") from error
+    if model is not None:
+        parts["backbone"] = _named_backbone(str(model))
+    elif own is None:
         problem = (
             f"is of {recorded['model'].get('_target_')}: give that backbone's file with --model (a class that a "
             "checkpoint names is not run on its word alone)"
@@ -142,7 +151,7 @@ def load_classifier(checkpoint: Path | None, model: str | Path | None = None) ->
     for name in ("mean", "std"):  # what the run computed, where it was not set
         if isinstance(measured, dict) and CLASS_RULES[OUR_DATA][name].accepts(measured.get(name)):
             recorded["data"][name] = measured[name]
-    classifier = Classifier(backbone, average=recorded["average"], hyperparameters=recorded)
+    classifier = Classifier(**parts, average=recorded["average"], hyperparameters=recorded)  # type: ignore[arg-type]
     load_weights(classifier, content, "CHECKPOINT", checkpoint)
     return classifier.eval()
 
@@ -181,6 +190,21 @@ def _with_plain_weights(path: Path, model: str, known: bool = False) -> "Classif
     )
     hyperparameters = {"data": data, "average": config.average, "doubt": None if known else doubt}
     return Classifier(backbone, average=config.average, hyperparameters=hyperparameters).eval()
+
+
+def load(checkpoint: str | os.PathLike[str], model: str | os.PathLike[str] | None = None) -> "nn.Module":
+    """The network in a checkpoint, for use by itself: on the CPU, in evaluation mode, without gradients.
+
+    It takes images (N, 1, 28, 28), normalized as the run's were, and gives logits (N, 10).
+
+    Args:
+        checkpoint, model: as for `load_classifier`.
+
+    Raises:
+        SettingError: as from `load_classifier`.
+    """
+    classifier = load_classifier(Path(checkpoint), None if model is None else Path(model))
+    return classifier.backbone.requires_grad_(False)
 
 
 if __name__ == "__main__":

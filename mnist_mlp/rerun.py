@@ -19,6 +19,7 @@ from mnist_mlp.settings import (
     DERIVED,
     OUR_BACKBONE,
     OUR_DATA,
+    OUR_LOSS,
     RULES,
     SettingError,
     check,
@@ -29,7 +30,8 @@ from mnist_mlp.settings import (
 # What a recorded configuration may have built unasked: parts of PyTorch and of this package, and callbacks that take no
 # path. A user's own classes, which may do anything, take --trust.
 TRUSTED = (
-    f"{re.escape(OUR_BACKBONE)}|{re.escape(OUR_DATA)}"
+    f"{re.escape(OUR_BACKBONE)}|{re.escape(OUR_DATA)}|{re.escape(OUR_LOSS)}"
+    r"|mnist_mlp\.transforms\.Warp|torchmetrics\.classification\.[A-Z]\w*"
     r"|torch\.nn\.[A-Z]\w*|torch\.optim\.[A-Z]\w*|torch\.optim\.lr_scheduler\.[A-Z]\w*"
     r"|lightning\.pytorch\.callbacks\.(EarlyStopping|LearningRateMonitor|StochasticWeightAveraging)"
 )

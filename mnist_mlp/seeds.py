@@ -13,8 +13,9 @@ def stream_seed(seed: int, name: str, epoch: int = 0) -> int:
 
     Args:
         seed: the run's seed, or the split's; any integer, 0 included.
-        name: what is drawn: `weights`, `order`, `dropout`, `split`, `validation` or `search`.
-        epoch: counted from 0, for streams that start afresh each epoch; of `search`, each trial.
+        name: what is drawn: `weights`, `order`, `transform/EPOCH`, `dropout`, `split`, `validation` or `search`.
+        epoch: counted from 0, for streams that start afresh each epoch; of `search`, each trial; of a transform, each
+            minibatch.
 
     Returns:
         An integer in [0, 2**63): the first 8 bytes of SHA-256("<seed>/<name>/<epoch>"), less the sign bit, which

@@ -93,6 +93,11 @@ def _matching(pattern: str, wanted: str) -> Rule:
     return Rule(lambda value: re.fullmatch(pattern, str(value)) is not None, wanted)
 
 
+def _passed(instead: str) -> Rule:
+    """Of an argument of the Trainer's that is not the user's to give."""
+    return Rule(lambda _: False, f"left out: use {instead}")
+
+
 def _choice(*options: str) -> Rule:
     return Rule(lambda value: value in options, f"one of {', '.join(options)}")
 
@@ -129,6 +134,10 @@ HASHES = _optional(
         f"the SHA-256 of each of {', '.join(DATA_FILES)}",
     )
 )
+LIMIT = Rule(
+    lambda value: _number(value) and (0 < value <= 1 if isinstance(value, float) else value >= 1),
+    "a whole number of batches of at least 1, or a fraction above 0, at most 1.0",
+)
 ONE_DEVICE = "a run uses one device; a sweep puts its runs on several"
 
 # Settings of a run, whatever classes it builds.
@@ -152,6 +161,37 @@ RULES: dict[str, Rule] = {
     "trainer.strategy": Rule(lambda value: value == "auto", f"auto: {ONE_DEVICE}"),
     "trainer.steps": _choice("auto", "native", "compiled", "eager"),
     "trainer.deterministic": Rule(lambda value: value == "warn" or isinstance(value, bool), "true, false or warn"),
+    "trainer.limit_train_batches": _optional(LIMIT),
+    "trainer.limit_val_batches": _optional(
+        Rule(LIMIT.accepts, f"{LIMIT.wanted}: each epoch is validated, which its row in metrics.csv and best.ckpt need")
+    ),
+    "trainer.limit_test_batches": _optional(Rule(LIMIT.accepts, f"{LIMIT.wanted}: a run ends with its test results")),
+    "trainer.val_check_interval": _optional(LIMIT),
+    "trainer.overfit_batches": Rule(
+        lambda value: _number(value) and (value == 0 or LIMIT.accepts(value)), LIMIT.wanted
+    ),
+    "trainer.fast_dev_run": Rule(
+        lambda value: isinstance(value, bool) or _whole(1).accepts(value), "true, false or a number of batches"
+    ),
+    "trainer.check_val_every_n_epoch": Rule(
+        lambda value: value == 1 and _number(value),
+        "1: each epoch has its validation in metrics.csv; where that takes long, use trainer.limit_val_batches",
+    ),
+    "trainer.accumulate_grad_batches": _whole(1),
+    "trainer.max_time": _optional(
+        Rule(
+            lambda value: isinstance(value, dict) or re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(value)) is not None,
+            "a time as DD:HH:MM:SS, such as 00:00:30:00, or as {minutes: 30}",
+        )
+    ),
+    "trainer.profiler": _optional(
+        Rule(lambda value: value in ("simple", "advanced", "pytorch"), "simple, advanced or pytorch, or null")
+    ),
+    "trainer.enable_checkpointing": Rule(lambda value: value is True, "true: a run is recorded by its checkpoints"),
+    "trainer.barebones": Rule(lambda value: value is False, "false: a run is recorded, which this switches off"),
+    "trainer.logger": _passed("the logger group, such as logger=csv"),
+    "trainer.callbacks": _passed("callbacks, such as callbacks=early_stopping or +callbacks.NAME._target_=CLASS"),
+    "trainer.plugins": _passed("what the project passes itself: its own writer of checkpoints, and one process"),
     "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),
     "tensorboard.enabled": TRUTH,
@@ -163,6 +203,7 @@ RULES: dict[str, Rule] = {
 # Arguments of classes, by `_target_`; a name that ends in a dot stands for every class under it. A user's own class is
 # not here: what its arguments mean is its own affair.
 OUR_BACKBONE, OUR_DATA = "mnist_mlp.backbone.MLP", "mnist_mlp.datamodule.MNISTDataModule"
+OUR_LOSS = "mnist_mlp.classifier.CrossEntropy"
 CLASS_RULES: dict[str, dict[str, Rule]] = {
     OUR_BACKBONE: {
         "hidden": WIDTHS,
@@ -178,9 +219,19 @@ CLASS_RULES: dict[str, dict[str, Rule]] = {
         "std": _optional(ABOVE_ZERO),
         "test_size": _whole(1),
         "validation_size": _optional(_whole(1)),
+        "train_size": _optional(_whole(1)),
         "split_seed": SEED,
         "batch_size": _whole(1),
         "eval_batch_size": _whole(1),
+    },
+    OUR_LOSS: {
+        "label_smoothing": FRACTION,
+        "weight": _optional(
+            Rule(
+                lambda value: isinstance(value, list) and len(value) == 10 and all(map(AT_LEAST_ZERO.accepts, value)),
+                "a list of ten numbers of at least 0",
+            )
+        ),
     },
     "torch.optim.": {
         "lr": ABOVE_ZERO,
@@ -190,9 +241,12 @@ CLASS_RULES: dict[str, dict[str, Rule]] = {
     "torch.optim.lr_scheduler.": {
         "step_size": _whole(1),
         "gamma": ABOVE_ZERO,
+        "interval": _choice("epoch", "step"),
+        "frequency": _whole(1),
+        "monitor": TEXT,
     },
 }
-BUILT = ("data", "model", "optimizer", "scheduler")  # groups that name the class they build
+BUILT = ("data", "model", "loss", "optimizer", "scheduler")  # groups that name the class they build
 
 # Of a whole sweep, looked at before its first job.
 SWEEP_RULES: dict[str, Rule] = {
@@ -315,6 +369,58 @@ def check(config: DictConfig, rules: Mapping[str, Rule] | None = None) -> None:
         value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         if not rule.accepts(value):
             raise SettingError(setting, value, f"must be {rule.wanted}")
+    steps = config.get("trainer", {}).get("steps") if rules is None else None
+    if steps in ("native", "compiled"):
+        refused = single_steps(config) or (other_loss(config) if steps == "native" else None)
+        if refused:
+            raise SettingError("trainer.steps", steps, f"{refused}; trainer.steps=auto does without")
+
+
+# Values of the Trainer's settings with which Lightning needs no look at single minibatches; any other value takes it.
+OF_GROUPS: dict[str, tuple[Any, ...]] = {
+    "limit_train_batches": (None, 1.0),
+    "val_check_interval": (None, 1.0),
+    "overfit_batches": (None, 0),
+    "fast_dev_run": (None, False, 0),
+    "accumulate_grad_batches": (None, 1),
+    "detect_anomaly": (None, False),
+    "precision": (None, 32, "32", "32-true"),
+}
+# Those that leave a run less than it says it is.
+CUTS = ("fast_dev_run", "overfit_batches", "limit_train_batches", "limit_val_batches", "limit_test_batches")
+
+
+def cuts(config: DictConfig) -> list[str]:
+    """The settings that cut this run down, as `trainer.fast_dev_run`."""
+    return [f"trainer.{name}" for name in CUTS if not _whole_run(name, config.trainer.get(name))]
+
+
+def _whole_run(name: str, value: object) -> bool:
+    if name.startswith(("limit", "val_check")):
+        return value is None or (isinstance(value, float) and value == 1)  # the number 1 is one batch
+    return value in OF_GROUPS[name]
+
+
+def single_steps(config: DictConfig) -> str | None:
+    """Why each minibatch must be a step of Lightning's own, as a clause; None where a setting does not ask for it."""
+    for name in OF_GROUPS:
+        value = config.trainer.get(name)
+        if not _whole_run(name, value):
+            return f"trainer.{name}={spelled(value)} is for steps that Lightning makes one by one"
+    for name, usual in (("interval", "epoch"), ("frequency", 1)):
+        value = config.get("scheduler", {}).get(name, usual)
+        if value != usual:
+            return f"scheduler.{name}={value} is for steps that Lightning makes one by one"
+    return None
+
+
+def other_loss(config: DictConfig) -> str | None:
+    """Why native steps cannot take the loss, as a clause; None where they can."""
+    loss = config.get("loss", {})
+    given = {name: value for name, value in loss.items() if value not in (None, 0)}
+    if given.pop("_target_", OUR_LOSS) == OUR_LOSS and not given:
+        return None
+    return "native steps are for cross-entropy without label smoothing and class weights"
 
 
 def settle(config: DictConfig) -> None:
@@ -323,9 +429,6 @@ def settle(config: DictConfig) -> None:
     Raises:
         SettingError: a setting breaks its rule.
     """
-    if "compile" in config.trainer:  # a record from before there was trainer.steps
-        config.trainer.steps = "compiled" if config.trainer.compile else "eager"
-        del config.trainer["compile"]
     check(config)
     OmegaConf.resolve(config)
     if config.data.get("_target_") == OUR_DATA and config.data.get("root") is not None:
@@ -410,17 +513,19 @@ def load_yaml(path: Path, setting: str) -> DictConfig:
 
 def compose_config(overrides: list[str], application: str = "train") -> DictConfig:
     """The configuration of `mnist-APPLICATION OVERRIDES`, every interpolation resolved, for use outside a Hydra job."""
+    job = HydraConfig.instance()
+    before, of_job = GlobalHydra.instance().hydra, job.cfg
     GlobalHydra.instance().clear()
-    with initialize_config_module("mnist_mlp.conf", version_base="1.3"):
-        config = compose(application, overrides, return_hydra_config=True)
-    HydraConfig.instance().set_config(config)  # what ${hydra:...} looks at
     try:
+        with initialize_config_module("mnist_mlp.conf", version_base="1.3"):
+            config = compose(application, overrides, return_hydra_config=True)
+        job.set_config(config)  # what ${hydra:...} looks at
         settings = without_hydra(config)
         if application == "train":
             refuse_derived(settings, config.hydra)
         OmegaConf.resolve(settings)
     finally:
-        HydraConfig.instance().cfg = None
+        GlobalHydra.instance().hydra, job.cfg = before, of_job  # of a caller who composes too
     return settings
 
 

@@ -1,5 +1,4 @@
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +10,11 @@ from torch import Tensor, nn
 
 from mnist_mlp.backbone import MLP
 from mnist_mlp.classifier import Average, Classifier
-from mnist_mlp.datamodule import InOrder, MNISTDataModule, TrainingEpoch
+from mnist_mlp.datamodule import InOrder, MNISTDataModule
 from mnist_mlp.run.checkpoint import weights_sha256
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import NonFiniteLossError
+from mnist_mlp.steps.choice import Steps
 from mnist_mlp.steps.means import EpochMeans
 
 
@@ -100,16 +100,6 @@ class Plain(LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
 
 
-class OneByOne:
-    """The same minibatches as `TrainingEpoch`, one at a time."""
-
-    def __init__(self, groups: TrainingEpoch) -> None:
-        self.groups = groups
-
-    def __iter__(self) -> Iterator[Any]:
-        return (minibatch for group in self.groups for minibatch in group)
-
-
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_training_is_bitwise_plain_automatic_optimization(datamodule: MNISTDataModule, clip: float | None) -> None:
     torch.manual_seed(0)
@@ -119,13 +109,14 @@ def test_training_is_bitwise_plain_automatic_optimization(datamodule: MNISTDataM
 
     manual = trainer(max_epochs=2)
     scheduler = lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)  # noqa: E731
-    manual.fit(Classifier(ours, adam, scheduler, seed=9, gradient_clip_val=clip), datamodule)
+    datamodule.group(5)
+    manual.fit(Classifier(ours, adam, scheduler, seed=9, gradient_clip_val=clip, steps="eager"), datamodule)
 
     automatic = trainer(max_epochs=2, gradient_clip_val=clip, limit_val_batches=0)
     orders = MNISTDataModule(root=datamodule.root, test_size=200, batch_size=32, mean=0.1307, std=0.3081)
     orders.setup()
     orders.trainer = automatic  # whose epoch decides the order
-    automatic.fit(Plain(theirs, seed=9), OneByOne(orders.train_dataloader()))
+    automatic.fit(Plain(theirs, seed=9), orders.train_dataloader())
 
     assert weights_sha256(ours.state_dict()) == weights_sha256(theirs.state_dict()) != start
     assert manual.global_step == automatic.global_step == 2 * 32  # 1,000 images in batches of 32, the last one of 8
@@ -148,15 +139,14 @@ def test_training_loss_is_the_mean_over_samples_of_what_each_step_saw(datamodule
     oracle.load_state_dict(classifier.backbone.state_dict())
     datamodule.setup()
     optimizer, total, wrong = adam(oracle.parameters()), 0.0, 0
-    for group in datamodule.train_dataloader():  # without a trainer: epoch 0
-        for images, labels in group:
-            logits = oracle(images)
-            loss = F.cross_entropy(logits, labels)
-            total += loss.item() * len(labels)
-            wrong += int((logits.argmax(1) != labels).sum())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    for images, labels in datamodule.train_dataloader():  # without a trainer: epoch 0
+        logits = oracle(images)
+        loss = F.cross_entropy(logits, labels)
+        total += loss.item() * len(labels)
+        wrong += int((logits.argmax(1) != labels).sum())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     trainer(max_epochs=1).fit(classifier, datamodule)
     assert classifier.measured["train/loss"] == pytest.approx(total / 1000, rel=1e-6)
     assert classifier.measured["train/error"] == wrong / 1000
@@ -170,14 +160,15 @@ def test_max_steps_counts_optimizer_steps(datamodule: MNISTDataModule) -> None:
     assert {"val/accuracy", "train/loss"} <= classifier.measured.keys()
 
 
-def test_plateau_scheduler_sees_the_validation_loss(datamodule: MNISTDataModule) -> None:
+@pytest.mark.parametrize("steps", [None, "eager"])
+def test_plateau_scheduler_sees_the_validation_loss(datamodule: MNISTDataModule, steps: Steps | None) -> None:
     def plateau(optimizer: Any) -> Any:
         return torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=0.5, patience=0, threshold=10, threshold_mode="abs"
         )
 
     fit = trainer(max_epochs=3)
-    fit.fit(Classifier(MLP((8,)), adam, plateau), datamodule)
+    fit.fit(Classifier(MLP((8,)), adam, plateau, steps=steps), datamodule)
     assert fit.optimizers[0].param_groups[0]["lr"] == 0.001 * 0.5**2
 
 

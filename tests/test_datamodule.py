@@ -105,6 +105,7 @@ def test_split_seed_decides_the_split_and_seed_does_not(tiny_root: Path) -> None
 
 def test_an_epoch_sees_every_image_once_and_keeps_the_partial_batch(tiny_root: Path) -> None:
     datamodule = real(root=str(tiny_root), sha256=None, test_size=200, batch_size=7)
+    datamodule.group(64)
     loader = datamodule.train_dataloader()
     groups = [list(group) for group in loader]
     sizes = [len(labels) for group in groups for _, labels in group]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import Command, Runner
 from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -355,13 +356,21 @@ def test_completion_offers_experiments(command: Command) -> None:
     assert "experiment=baseline" in done.stdout
 
 
+class Threads(Callback):
+    told = ""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Threads.told = torch.__config__.parallel_info()
+
+
 def test_torch_and_openmp_have_the_threads_that_were_asked_for(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # and put back
     before = torch.get_num_threads()
     try:
-        _, record = run("threads=2", "trainer.max_epochs=1")
-        assert record["threads"] == torch.get_num_threads() == 2
-        assert "omp_get_max_threads() : 2" in torch.__config__.parallel_info()
+        _, record = run("threads=2", "trainer.max_epochs=1", f"+callbacks.mine._target_={__name__}.Threads")
+        assert record["threads"] == 2
+        assert torch.get_num_threads() == before
+        assert "omp_get_max_threads() : 2" in Threads.told
         prepare_process(2)  # what the commands call before they import PyTorch
         assert os.environ["OMP_NUM_THREADS"] == "2"
     finally:

@@ -28,10 +28,10 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
 
-from mnist_mlp import train
 from mnist_mlp.datamodule import Batch, MNISTDataModule
 from mnist_mlp.mnist.files import locate
 from mnist_mlp.settings import compose_config
+from mnist_mlp.train import train
 
 
 class Pace:
@@ -123,7 +123,7 @@ def this_project(pace: Pace, config: DictConfig, steps: str = "auto") -> None:
     config.trainer.update(steps=steps, accelerator="cpu", max_epochs=1_000_000)
     with tempfile.TemporaryDirectory() as directory:
         config.run_dir = f"{directory}/run"
-        train.train(config)
+        train(config)
 
 
 def plain_loop(pace: Pace, config: DictConfig) -> None:

@@ -23,6 +23,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()  # in memory first: torch.save turns a full disk into an error that does not say so
         torch.save(checkpoint, content)
         durable_write(Path(path), content.getvalue())
@@ -108,9 +109,11 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
     and its raw little-endian bytes."""
     digest = hashlib.sha256()
     for key in sorted(state_dict):
-        array = state_dict[key].detach().cpu().contiguous().numpy()
+        tensor = state_dict[key].detach().cpu().contiguous()
+        # NumPy has no bfloat16: its bits, under its name.
+        array = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
         digest.update(key.encode())
-        digest.update(str(array.dtype).encode())
+        digest.update(str(tensor.dtype).removeprefix("torch.").encode())
         digest.update(",".join(map(str, array.shape)).encode())
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()

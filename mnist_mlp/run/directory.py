@@ -171,8 +171,9 @@ class RunDirectory:
 
 def metrics_csv(rows: Iterable[Mapping[str, float]]) -> str:
     """One line per epoch; floats as their shortest text that reads back as the same bits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    text, rows = io.StringIO(), list(rows)
+    columns = rows[0].keys() if rows else COLUMNS  # a run may have metrics of its own
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -11,13 +11,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_mlp.settings import flatten, spelled
+from mnist_mlp.settings import OUR_LOSS, flatten, spelled
 
 PLACES = ("run_dir", "sweep")  # where a run lies
 LABELS = ("experiment", "network")  # what it is called
 SEEDS = ("seed", "data.seed")  # what differs between the repetitions of one experiment
 LENGTH = "trainer.max_epochs"  # how far it goes
-WATCHED = ("tensorboard.",)  # what is shown of it
+WATCHED = ("tensorboard.", "logger.")  # what is shown of it
 HASHES = ("data.sha256", "data.sha256.")  # they follow from the data set
 # How it is computed: of one experiment on any machine. The bits may depend on it.
 COMPUTED = (
@@ -39,15 +39,40 @@ COMPUTED = (
 
 
 STEPS = "trainer.steps"
-SINCE = {"portable": False}  # settings that older records lack, and what those runs were made with
+
+# What a run was made with whose record has no setting of that group: it is older than the group.
+BEFORE: dict[str, dict[str, Any]] = {
+    "loss": {"_target_": OUR_LOSS, "label_smoothing": 0.0, "weight": None},
+    "logger": {"tensorboard": True},
+    "metrics": {},
+}
+
+
+def complete(config: DictConfig) -> None:
+    """Gives a recorded configuration today's settings and names: those of `BEFORE`, `portable` and `trainer.steps`."""
+    if "compile" in config.trainer:
+        config.trainer.steps = "compiled" if config.trainer.compile else "eager"
+        del config.trainer["compile"]
+    if "portable" not in config:
+        config.portable = False
+    for group, settings in BEFORE.items():
+        if group not in config:
+            config[group] = settings
 
 
 def upgraded(settings: dict[str, Any]) -> dict[str, Any]:
-    """A recorded configuration, flat, with today's settings: `trainer.compile` became `trainer.steps`."""
+    """As `complete`, for a recorded configuration that is flat."""
+    missing = {
+        f"{group}.{name}": value
+        for group, defaults in BEFORE.items()
+        if not any(name.startswith(f"{group}.") for name in settings)
+        for name, value in defaults.items()
+    }
+    if "portable" not in settings:
+        missing["portable"] = False
     if "trainer.compile" in settings:
-        steps = "compiled" if settings["trainer.compile"] else "eager"
-        settings = {name: value for name, value in settings.items() if name != "trainer.compile"} | {STEPS: steps}
-    return SINCE | settings
+        missing[STEPS] = "compiled" if settings["trainer.compile"] else "eager"
+    return {name: value for name, value in (settings | missing).items() if name != "trainer.compile"}
 
 
 def differing(
@@ -96,8 +121,8 @@ def was_run_with(others: Mapping[str, tuple[Any, Any]]) -> str:
 
 def fingerprint(config: Mapping[str, Any] | DictConfig) -> str:
     """The same for two configurations that are the same run, wherever it lies. A setting that came after a run was
-    made is null where that run is repeated; which steps `auto` has chosen only the record knows."""
+    made is null where that run is repeated, or as in `BEFORE`; which steps `auto` has chosen only the record knows."""
     plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
-    settings = sorted(flatten(plain).items())
-    left_out = (*PLACES, STEPS, "trainer.compile")
-    return json.dumps({name: value for name, value in settings if name not in left_out and value is not None})
+    settings = sorted(upgraded(flatten(plain)).items())
+    left_out = (*PLACES, *WATCHED, STEPS)
+    return json.dumps({name: value for name, value in settings if value is not None and not is_among(name, left_out)})

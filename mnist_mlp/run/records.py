@@ -53,7 +53,8 @@ class Run:
 
     @property
     def completed(self) -> bool:
-        return self.record.get("status") == "completed"
+        """Whether it is all that it says it is: one that was cut down, as by `trainer.fast_dev_run`, is not."""
+        return self.record.get("status") == "completed" and not self.record.get("cut_down")
 
     @cached_property
     def epochs(self) -> "Epochs":

@@ -1,7 +1,9 @@
 """Stopping a run without losing it: the first signal asks, the second one ends."""
 
+import logging
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -10,6 +12,8 @@ from typing import Any, Self
 STOP_SIGNALS = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
+
+log = logging.getLogger(__name__)
 
 
 class InterruptionError(RuntimeError):
@@ -26,13 +30,19 @@ class InterruptionError(RuntimeError):
 
 
 class StopSignals:
-    """While this context is open, the first stop signal is noted for `check`; the second ends the process at once."""
+    """While this context is open, the first stop signal is noted for `check`; the second ends the process at once.
+
+    In a thread other than the main one Python handles no signals: then they do what they did before.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            log.info("This run is in a thread, where signals such as Ctrl-C do not reach it")
+            return self
         self._previous = {signum: signal.signal(signum, self._note) for signum in STOP_SIGNALS}
         return self
 

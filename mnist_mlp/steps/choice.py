@@ -1,40 +1,109 @@
-"""`trainer.steps`: which steps a run is made with."""
+"""`trainer.steps`: which steps a run is made with, and whether in groups of minibatches or one by one."""
 
-import logging
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    OnExceptionCheckpoint,
+    ProgressBar,
+    Timer,
+)
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from omegaconf import DictConfig
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
-from mnist_mlp.settings import SettingError
+from mnist_mlp.settings import SettingError, other_loss, single_steps
 from mnist_mlp.steps import native
 
 Steps = Literal["eager", "compiled", "native"]
 
-log = logging.getLogger(__name__)
+# Of a callback: who has one of these looks at single minibatches, or at what happens within a step.
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+# Of Lightning's own callbacks, those that take groups as they are, or do unless asked for more; the others step into
+# how Lightning trains. A progress bar may well count groups.
+OF_EPOCHS = (EarlyStopping, ModelSummary, OnExceptionCheckpoint, ProgressBar)
 
 
-def choose(asked: str, backbone: nn.Module, optimizer: Optimizer, accelerator: str) -> Steps:
-    """The steps to make: what was asked for, or where that is `auto`, native ones if they can be made, else eager ones.
+class Choice(NamedTuple):
+    """The steps of a run, whether they are made in groups of minibatches, and what there is to say of that."""
+
+    steps: Steps
+    grouped: bool
+    why: str | None = None
+
+
+def choose(config: DictConfig, backbone: nn.Module, optimizer: Optimizer, callbacks: Mapping[str, Callback]) -> Choice:
+    """The steps to make: what `trainer.steps` asks for, or where that is `auto`, native ones if they can be made, else
+    eager ones.
 
     Args:
-        asked: `trainer.steps`.
+        config: of the run.
         backbone, optimizer: what is trained, of these kinds.
-        accelerator: `trainer.accelerator`.
+        callbacks: the user's own, by name.
+
+    Returns:
+        What to do. Where something looks at single minibatches, steps are not made in groups.
 
     Raises:
-        SettingError: native steps were asked for, and cannot be made.
+        SettingError: native or compiled steps were asked for, and cannot be made.
     """
-    if asked in ("eager", "compiled"):
-        return "compiled" if asked == "compiled" else "eager"
-    if accelerator != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        refused: str | None = "the device is no CPU"
-        missing: str | None = None
-    else:
-        refused, missing = native.supports(backbone, optimizer), native.available()
-    if asked == "native" and (refused or missing):
+    asked = config.trainer.steps
+    single = single_steps(config) or _looks_closely(callbacks)
+    if isinstance(optimizer, LBFGS):
+        single = "LBFGS looks at the loss several times a step"
+    refused, missing = single, None
+    if not refused and asked in ("auto", "native"):
+        refused, missing = _not_native(config, backbone, optimizer)
+    if asked in ("native", "compiled") and (refused or missing):
         raise SettingError("trainer.steps", asked, f"{refused or missing}; trainer.steps=auto does without")
-    if missing and not refused:
-        log.info("Steps are eager, which takes two to four times as long: %s", missing)
-    return "eager" if refused or missing else "native"
+    if asked == "compiled":
+        return Choice("compiled", True)
+    if single:
+        return Choice(
+            "eager", False, f"Each minibatch is a step by itself, which takes several times as long: {single}"
+        )
+    if missing and asked == "auto":
+        return Choice("eager", True, f"Steps are eager, which takes two to four times as long: {missing}")
+    return Choice("eager" if asked == "eager" or refused else "native", True)
+
+
+def _not_native(config: DictConfig, backbone: nn.Module, optimizer: Optimizer) -> tuple[str | None, str | None]:
+    """Why native steps cannot be made of this, and why not here; None each where they can."""
+    accelerator = config.trainer.accelerator
+    if accelerator != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        return "the device is no CPU", None
+    refused = other_loss(config) or native.supports(backbone, optimizer)
+    return refused, None if refused else native.available()
+
+
+def _looks_closely(callbacks: Mapping[str, Callback]) -> str | None:
+    """Why one of the callbacks takes single minibatches, as a clause; None where none does."""
+    for name, callback in callbacks.items():
+        if isinstance(callback, OF_EPOCHS):
+            continue
+        if isinstance(callback, ModelCheckpoint):
+            closely = callback._every_n_train_steps or callback._train_time_interval is not None
+        elif isinstance(callback, LearningRateMonitor):
+            closely = callback.logging_interval == "step"
+        elif isinstance(callback, Timer):
+            closely = callback._interval == "step"
+        else:
+            lightnings = type(callback).__module__.startswith("lightning.")
+            closely = lightnings or any(is_overridden(hook, callback, Callback) for hook in STEP_HOOKS)
+        if closely:
+            return f"callbacks.{name} ({type(callback).__name__}) looks at each"
+    return None

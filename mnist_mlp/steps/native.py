@@ -377,8 +377,13 @@ class NativeSteps:
             number: how many minibatches of this epoch come before, where the batch does not say.
         """
         if isinstance(batch, Minibatches):
-            data, order = self._keep(batch.images, batch.labels), batch.order
             size, first = batch.batch_size, batch.first
+            if batch.transform is None:
+                data, order = self._keep(batch.images, batch.labels), batch.order
+            else:  # which gives other images each time
+                images, labels = batch.gathered()
+                data = NativeImages(images, labels, self.linears[-1].out_features)
+                order = torch.arange(len(labels))
         else:
             data, start = self.find(*batch)
             size, first = len(batch[1]), number

@@ -116,7 +116,12 @@ class Events(Callback):
         """
         number = int(row["epoch"])
         writer = self.logger.experiment
-        snapshot = self._snapshot(classifier, _datamodule(trainer), number, torch.cat(self._logits))
+        data = _datamodule(trainer)
+        logits = torch.cat(self._logits)
+        whole = not isinstance(data, MNISTDataModule) or len(logits) == len(data.splits["validation"][1])
+        snapshot = self._snapshot(
+            classifier, data, number, logits if whole else None
+        )  # limit_val_batches leaves some out
         scalars = content.epoch_scalars(row, best)
         if snapshot.data is not None:
             scores = content.f1_scores(content.confusion(snapshot.logits, snapshot.labels("validation")))

@@ -17,9 +17,9 @@ from mnist_mlp.backbone import MLP
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.datamodule import MNISTDataModule
 from mnist_mlp.run.checkpoint import weights_sha256
-from mnist_mlp.settings import SettingError
+from mnist_mlp.settings import SettingError, compose_config
 from mnist_mlp.steps import native
-from mnist_mlp.steps.choice import choose
+from mnist_mlp.steps.choice import Choice, choose
 
 # Lightning's, about data in a plain Trainer.
 pytestmark = pytest.mark.filterwarnings(
@@ -105,25 +105,30 @@ def test_groups_and_ordinary_minibatches_give_the_same_bits(tiny_root: Path) -> 
         classifier = Classifier(MLP([16], dropout=0.3), Adam, steps="native", seed=3)
         trainer = plain_trainer(1)
         if grouped:
+            data.group(64)
             trainer.fit(classifier, data)
         else:
             data.setup()
-            batches = [batch for group in data.train_dataloader() for batch in group]
+            batches = list(data.train_dataloader())
             trainer.fit(classifier, DataLoader(batches, batch_size=None))
         hashes.append(weights_sha256(classifier.state_dict()))
     assert hashes[0] == hashes[1]
 
 
+def asked(steps: str, backbone: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Choice:
+    return choose(compose_config([f"trainer.steps={steps}", "trainer.accelerator=cpu"]), backbone, optimizer, {})
+
+
 def test_what_cannot_be_stepped_natively_is_refused_or_eager() -> None:
     backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     optimizer = Adam(backbone.parameters())
-    assert choose("auto", backbone, optimizer, "cpu") == "eager"
+    assert asked("auto", backbone, optimizer) == ("eager", True, None)
     with pytest.raises(SettingError, match=r"trainer\.steps=native: the backbone is a Sequential"):
-        choose("native", backbone, optimizer, "cpu")
+        asked("native", backbone, optimizer)
     mlp = MLP([4])
     with pytest.raises(SettingError, match=r"trainer\.steps=native: the optimizer is RMSprop"):
-        choose("native", mlp, RMSprop(mlp.parameters()), "cpu")
-    assert choose("compiled", mlp, Adam(mlp.parameters()), "cpu") == "compiled"
+        asked("native", mlp, RMSprop(mlp.parameters()))
+    assert asked("compiled", mlp, Adam(mlp.parameters())).steps == "compiled"
 
 
 def test_without_a_kernel_auto_is_eager_and_says_why(
@@ -132,13 +137,13 @@ def test_without_a_kernel_auto_is_eager_and_says_why(
     monkeypatch.setattr(native, "_load", lambda: "no C++ compiler was there: install g++, then the package again")
     mlp = MLP([4])
     with caplog.at_level(logging.INFO):
-        assert choose("auto", mlp, Adam(mlp.parameters()), "cpu") == "eager"
+        assert asked("auto", mlp, Adam(mlp.parameters())).steps == "eager"
     assert [record.message for record in caplog.records] == [
         "Steps are eager, which takes two to four times as long: no C++ compiler was there: install g++, then the "
         "package again"
     ]
     with pytest.raises(SettingError, match="no C\\+\\+ compiler was there"):
-        choose("native", mlp, Adam(mlp.parameters()), "cpu")
+        asked("native", mlp, Adam(mlp.parameters()))
 
 
 def test_the_old_setting_is_answered_with_the_new_one(command: Command) -> None:
