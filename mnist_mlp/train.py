@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.backbone import check_logits
+from mnist_mlp.classes import check_classes
 from mnist_mlp.classifier import Classifier, score
 from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, weights_sha256
 from mnist_mlp.run.directory import RunDirectory, disk_errors
@@ -64,7 +65,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         NonFiniteLossError: a loss became NaN or infinite. The run is marked failed; what was written is kept.
     """
     settle(config)
-    check_accelerator(config.trainer.accelerator)  # before there is a directory
+    check_accelerator(config.trainer.accelerator)  # this and the next before there is a directory
+    check_classes(config)
     with disk_errors(config.run_dir), RunDirectory(Path(config.run_dir)) as run, StopSignals() as signals, quiet():
         if run.is_complete(config):
             log.info("%s is complete: nothing to run", os.path.relpath(run.path))
