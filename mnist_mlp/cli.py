@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_mlp.run.directory import refuse_other_settings
@@ -29,6 +29,7 @@ from mnist_mlp.settings import (
     SWEEP_RULES,
     NonFiniteLossError,
     SettingError,
+    as_override,
     check,
     check_accelerator,
     compose_config,
@@ -44,11 +45,14 @@ from mnist_mlp.settings import (
     settle,
     without_hydra,
 )
+from mnist_mlp.surroundings import import_from_here, interruptible
 from mnist_mlp.sweeps.launcher import register
 from mnist_mlp.sweeps.local import ProcessLauncher
 from mnist_mlp.sweeps.ray import RayLauncher
 from mnist_mlp.sweeps.slurm import SlurmLauncher
 from mnist_mlp.sweeps.table import summarise
+
+PLACES = ("run_dir", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +67,9 @@ def main() -> None:
             here.add(Path(HydraConfig.get().sweep.dir))
         return run_job(config)
 
-    sys.path.append(os.getcwd())  # a user's own backbone, named by its _target_, may lie beside where they work
     logging.raiseExceptions = False  # a full disk is one sentence, without a traceback for each line of train.log
-    with one_sentence():
+    with interruptible(), one_sentence():
+        import_from_here()
         sys.argv[1:] = arranged(sys.argv[1:])
         register(main, ProcessLauncher, SlurmLauncher, RayLauncher)
         try:
@@ -95,7 +99,16 @@ def arranged(arguments: list[str]) -> list[str]:
         flags.remove(override)
     if given.shell_completion:
         return [*flags, *given.overrides]
-    return [*flags, *map(_checked, OverridesParser.create().parse_overrides(given.overrides))]
+    parser_of_overrides = OverridesParser.create()
+    return [*flags, *(_checked(parser_of_overrides.parse_override(_place(text))) for text in given.overrides)]
+
+
+def _place(override: str) -> str:
+    """An override that names a place: with the home directory for ~, and quoted where Hydra's grammar asks for it."""
+    name, equals, value = override.partition("=")
+    if name.lstrip("+") not in PLACES or not re.fullmatch(r"[^'\"\[{$(,][^$(,]*", value):  # quoted, or several
+        return override
+    return f"{name}{equals}{as_override(os.path.expanduser(value))}"
 
 
 def _refuse_flag(parser: argparse.ArgumentParser, flag: str, arguments: list[str]) -> NoReturn:
@@ -170,7 +183,7 @@ class CheckBeforeRun(Callback):
 
             check_classes(settings)
             make_directory(Path(settings.run_dir))
-        except (SettingError, HydraException, OmegaConfBaseException) as error:
+        except (SettingError, HydraException, OmegaConfBaseException, OSError) as error:
             end(error)
 
 
@@ -191,7 +204,7 @@ def refuse_habits(config: DictConfig) -> None:
         if name in given and sweep:
             problem = "is of a single run: a sweep lies in logs/sweeps/NAME with sweep=NAME, or in hydra.sweep.dir"
             raise SettingError(name, _value(given[name]), problem)
-    if "run_dir" in given and "hydra.run.dir" in given:
+    if "run_dir" in given and "hydra.run.dir" in given and _value(given["hydra.run.dir"]) != "${run_dir}":
         raise SettingError(
             "hydra.run.dir", hydra.run.dir, "is the run's directory, and so is run_dir: give one of them"
         )
@@ -209,7 +222,8 @@ def _overrides(config: DictConfig) -> Iterator[Override]:
     params = config.hydra.sweeper.get("params") or {}
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob(*) finds
     yield from parser.parse_overrides([f"{name}={value}" for name, value in params.items()])
-    yield from parser.parse_overrides([*config.hydra.overrides.hydra, *config.hydra.overrides.task])
+    given: Any = OmegaConf.to_container(config.hydra.overrides)  # as it was given: what it refers to may hold a =
+    yield from parser.parse_overrides([*given["hydra"], *given["task"]])
 
 
 def run_job(config: DictConfig) -> dict[str, Any]:

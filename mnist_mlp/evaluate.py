@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_mlp.settings import CLASS_RULES, OUR_BACKBONE, OUR_DATA, SettingError, load_yaml, one_sentence
+from mnist_mlp.surroundings import import_from_here
 
 if TYPE_CHECKING:
     from mnist_mlp.classifier import Classifier
@@ -26,8 +25,8 @@ def main() -> None:
     parser.add_argument("--model", metavar="YAML", type=Path, help="the file of a backbone that is not this package's")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args()
-    sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
     with one_sentence():
+        import_from_here()
         metrics = evaluate(arguments.checkpoint, arguments.split, arguments.data_root, arguments.model)
     if arguments.json:
         print(json.dumps(metrics))

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from mnist_mlp.settings import SettingError, one_sentence
+from mnist_mlp.surroundings import import_from_here
 
 MAX_PIXELS = 50_000_000  # of a file; decoded, that is 200 MB
 LONGEST_SIDE = 1000  # pixels that a larger image is first reduced to: 50 for each of the digit's 20
@@ -32,8 +32,8 @@ def main() -> None:
     parser.add_argument("--model", metavar="YAML", type=Path, help="the file of a backbone that is not this package's")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args()
-    sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
     with one_sentence():
+        import_from_here()
         readable: dict[Path, Grey] = {}
         for path in dict.fromkeys(arguments.images):
             try:

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from mnist_mlp.settings import (
     one_sentence,
     spelled,
 )
+from mnist_mlp.surroundings import import_from_here
 
 # What an epoch must repeat, causes first: a changed rate is named as such, not by the loss that it led to.
 REPEATED = ("lr", *(column for column in COLUMNS if column not in ("epoch", "lr", "seconds")))
@@ -63,9 +63,9 @@ def main() -> None:
         help="build every class that config.yaml names, not only this package's and PyTorch's, and go where it says",
     )
     arguments = parser.parse_intermixed_args()
-    sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_sentence():
+        import_from_here()
         place = arguments.run_dir or default_place(arguments.run)
         try:
             identical, lines = rerun(arguments.run, place, arguments.epochs, arguments.overrides, arguments.trust)

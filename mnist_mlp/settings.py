@@ -27,6 +27,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_mlp.signatures import parameters
+from mnist_mlp.surroundings import CLOSED_PIPE, OUTPUT, PLACE_ERRORS, place_problem, settle_in
 
 YAML_NAMES = {"null": None, "true": True, "false": False}
 
@@ -275,9 +276,10 @@ def refuse_derived(config: DictConfig, hydra: DictConfig | HydraConf) -> None:
     Raises:
         SettingError: a derived setting was given, or is not the name of its group's option.
     """
+    given: Any = OmegaConf.to_container(OmegaConf.structured(hydra.overrides))
     for setting, group in DERIVED.items():
         problem = f"follows from {group}=NAME, which chooses what is run: leave it out"
-        for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+        for override in OverridesParser.create().parse_overrides(given["task"]):
             if override.key_or_group == setting != group:
                 raise SettingError(setting, str(override.input_line).partition("=")[2], problem)
         if setting in config and config[setting] != hydra.runtime.choices.get(group):
@@ -392,7 +394,7 @@ def built(node: Any, place: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
         if place and "_target_" in node:
             yield place, node
-        for key in node:
+        for key in map(str, node):
             if place or key != "hydra":
                 yield from built(node._get_node(key), f"{place}.{key}".lstrip("."))
     elif isinstance(node, ListConfig) and not node._is_none() and not node._is_missing():
@@ -533,7 +535,7 @@ def settle(config: DictConfig) -> None:
         for name in [name for name, callback in config.callbacks.items() if callback is None]:
             del config.callbacks[name]
     if config.data.get("_target_") == OUR_DATA and config.data.get("root") is not None:
-        config.data.root = os.path.abspath(config.data.root)
+        config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
 
 
 def check_accelerator(accelerator: str) -> None:
@@ -611,7 +613,8 @@ def name_sweep_jobs(config: DictConfig) -> None:
     changes the overrides that Hydra has noted, from which it composes each job.
     """
     params = config.hydra.sweeper.get("params") or {}
-    given = [*(f"{name}={value}" for name, value in params.items()), *config.hydra.overrides.task]
+    task: Any = OmegaConf.to_container(config.hydra.overrides.task)
+    given = [*(f"{name}={value}" for name, value in params.items()), *task]
     overrides = OverridesParser.create().parse_overrides(given)
     fixed = [override.key_or_group for override in overrides if not override.is_sweep_override()]
     with read_write(config.hydra):
@@ -629,6 +632,7 @@ def one_sentence(application: str = "train") -> Iterator[None]:
     With HYDRA_FULL_ERROR=1 the traceback is printed as well. An unknown setting is looked for among `application`'s.
     Ctrl-C ends it quietly, with status 130.
     """
+    settle_in()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over, in place of printing them its own way
     try:
         yield
@@ -640,6 +644,12 @@ def one_sentence(application: str = "train") -> Iterator[None]:
         yaml.YAMLError,
         UnicodeDecodeError,
     ) as error:
+        end(error, application)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename == OUTPUT:
+            sys.exit(CLOSED_PIPE)
+        if error.errno not in PLACE_ERRORS:
+            raise
         end(error, application)
     except KeyboardInterrupt:  # where no run has taken over Ctrl-C
         sys.exit(128 + signal.SIGINT)
@@ -663,6 +673,8 @@ def sentence(error: Exception, application: str = "train") -> str:
     if isinstance(error, SettingError):
         return str(error)  # of an expression with a second line that points at the place
     text = str(error)
+    if isinstance(error, OSError):
+        return place_problem(error)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: is not YAML ({error.problem})"
@@ -681,7 +693,10 @@ def sentence(error: Exception, application: str = "train") -> str:
     if call := re.match(r"Error in call to target '(.+?)':\n(.+)\nfull_key: (.+)", text):
         return f"{call[3]}: {call[1]} could not be made ({call[2]})"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]"
+        name, equals, value = str(error.override).partition("=")
+        again = equals and "'" not in value
+        quoted = f"; a value with other characters is quoted twice: \"{name}='{value}'\"" if again else ""
+        return f"{error.override}: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]{quoted}"
     return " ".join(text.split())
 
 

@@ -54,7 +54,14 @@ def disk_errors(run_dir: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno == errno.ENOENT and not os.path.isdir(run_dir):
+            problem = "was deleted while the run was at work: the same command begins it again"
+            raise SettingError("run_dir", os.path.relpath(run_dir), problem) from error
+        # Only of a file in the directory, or of one without a name, which is being written.
+        inside = error.filename is None or Path(os.path.abspath(error.filename)).is_relative_to(
+            os.path.abspath(run_dir)
+        )
+        if error.errno not in DISK_ERRORS or not inside:
             raise
         problem = f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
         raise SettingError("run_dir", os.path.relpath(run_dir), problem) from error

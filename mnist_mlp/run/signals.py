@@ -1,15 +1,19 @@
 """Stopping a run without losing it: the first signal asks, the second one ends."""
 
+import logging
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-# Ctrl-C, the request to end that systems send, and the two that Slurm is asked for before a job's time is up: the
-# usual one, and submitit's.
+# Ctrl-C, the request to end that systems send, the end of the terminal, and the two that Slurm is asked for before a
+# job's time is up: the usual one, and submitit's.
 STOP_SIGNALS = tuple(
-    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
+
+log = logging.getLogger(__name__)
 
 
 class InterruptionError(RuntimeError):
@@ -33,7 +37,12 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._previous = {signum: signal.signal(signum, self._note) for signum in STOP_SIGNALS}
+        if threading.current_thread() is not threading.main_thread():  # where Python lets no signal be taken
+            log.warning("not in the main thread: no signal stops this run at an optimizer step")
+            return self
+        for signum in STOP_SIGNALS:
+            if signum.name != "SIGHUP" or signal.getsignal(signum) != signal.SIG_IGN:  # as nohup has it
+                self._previous[signum] = signal.signal(signum, self._note)
         return self
 
     def __exit__(

@@ -29,7 +29,7 @@ LANDING = f"""<!doctype html>
 <script>
   const settings = "_tb_global_settings";
   localStorage.getItem(settings) || localStorage.setItem(settings, '{json.dumps(BROWSER_SETTINGS)}');
-  location.replace("/index.html" + (location.hash || "#TAB"));
+  location.replace("index.html" + (location.hash || "#TAB"));
 </script>
 """
 
@@ -126,7 +126,8 @@ def contents(directory: Path) -> str:
     shown, without = sum(map(bool, files.values())), sum(not found for found in files.values())
     lines = [f"{shown} run{'' if shown == 1 else 's'} under {directory}"]
     if not shown:
-        lines = [f"There are no runs to show under {directory} yet: they appear here as they start"]
+        nothing = f"no runs to show under {directory}" if directory.exists() else f"no directory {directory}"
+        lines = [f"There is {nothing} yet: runs appear here as they start"]
     if without:
         lines.append(f"{without} more without event files: not shown")
     lines += [
