@@ -673,8 +673,6 @@ def sentence(error: Exception, application: str = "train") -> str:
     if isinstance(error, SettingError):
         return str(error)  # of an expression with a second line that points at the place
     text = str(error)
-    if isinstance(error, OSError):
-        return place_problem(error)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: is not YAML ({error.problem})"
@@ -688,6 +686,8 @@ def sentence(error: Exception, application: str = "train") -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         group = "network" if application == "backprop" and group == "model" else group
         return f"{group}={option}: there is no such {group}; choose one of {', '.join(sorted(error.options))}"
+    if isinstance(error, OSError):
+        return place_problem(error)
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return _unknown_setting(unknown[1], text, application)
     if call := re.match(r"Error in call to target '(.+?)':\n(.+)\nfull_key: (.+)", text):

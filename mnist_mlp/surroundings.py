@@ -62,9 +62,10 @@ def settle_in() -> None:
     for name, kind, lines in (("stdout", Output, False), ("stderr", Patient, True)):
         stream = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__") and type(stream) is io.TextIOWrapper:  # nobody has replaced it
-            lines = lines or stream.line_buffering
+            lines, through = lines or stream.line_buffering, stream.write_through
             # A terminal without ± shows a question mark.
-            setattr(sys, name, kind(stream.buffer, stream.encoding, "replace", line_buffering=lines))
+            made = kind(stream.buffer, stream.encoding, "replace", line_buffering=lines, write_through=through)
+            setattr(sys, name, made)
             _KEPT.append(stream)
     if len(_KEPT) == 2:
         atexit.register(_flush)
