@@ -99,8 +99,8 @@ def arranged(arguments: list[str]) -> list[str]:
         flags.remove(override)
     if given.shell_completion:
         return [*flags, *given.overrides]
-    parser_of_overrides = OverridesParser.create()
-    return [*flags, *(_checked(parser_of_overrides.parse_override(_place(text))) for text in given.overrides)]
+    overrides = OverridesParser.create().parse_overrides(list(map(_place, given.overrides)))
+    return [*flags, *map(_checked, overrides)]
 
 
 def _place(override: str) -> str:
@@ -141,7 +141,7 @@ def _checked(override: Override) -> str:
     known = options(group.lstrip("+"))
     if value in (None, "") and "none" in known:
         return f"{group}=none"
-    if not isinstance(value, dict) and any(not isinstance(name, str | QuotedString) for name in names):
+    if not isinstance(value, dict) and any(not isinstance(name, str | QuotedString) or name == "" for name in names):
         if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
             return line  # glob(*)
         problem = f"is a group: choose one of its options, {', '.join(known)}" if known else "is a group of settings"

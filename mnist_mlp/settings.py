@@ -222,7 +222,7 @@ GIVEN_TO_TRAINER = {
 
 # Lightning's own, under `scheduler`: when it is stepped.
 TAKEN_OUT = [("scheduler", name) for name in ("interval", "frequency", "monitor", "strict")]
-GIVEN = ("self", "params", "optimizer")  # arguments that a run gives
+GIVEN = ("params", "optimizer")  # arguments that a run gives
 
 # Of a whole sweep, looked at before its first job.
 SWEEP_RULES: dict[str, Rule] = {
@@ -339,10 +339,6 @@ def refuse_unread(config: DictConfig) -> None:
     _refuse_keys(config, [*groups(), *(name for name in stated if name not in ("defaults", "hydra"))])
     for group in (*BUILT, *MAY_BE_NOTHING, "trainer", "tensorboard"):
         _refuse_group(config, group)
-    for name, value in _raw(config, "trainer").items():
-        if name in GIVEN_TO_TRAINER:
-            problem = f"is not taken from the configuration: {GIVEN_TO_TRAINER[name]}"
-            raise SettingError(f"trainer.{name}", value, problem)
     for name, callback in (_raw(config, "callbacks") if config.get("callbacks") else {}).items():
         if callback is not None and not (isinstance(callback, Mapping) and "_target_" in callback):
             problem = "must name its class: +callbacks.NAME._target_=lightning.pytorch.callbacks.EarlyStopping"
@@ -382,9 +378,12 @@ def _refuse_group(config: DictConfig, group: str) -> None:
         raise SettingError(f"{group}.{setting}", value, problem)
     if group in ("trainer", "tensorboard"):
         taken = parameters(TRAINER) if group == "trainer" else ()
-        known = [f"{group}.{name}" for name in (*stated, *(taken or ()))]
+        known = [f"{group}.{name}" for name in (*stated, *(taken or ())) if name not in GIVEN_TO_TRAINER]
         for setting, value in flatten({group: _raw(config, group)}).items():
             name = ".".join(setting.split(".")[:2])
+            if name.partition(".")[2] in GIVEN_TO_TRAINER:
+                problem = f"is not taken from the configuration: {GIVEN_TO_TRAINER[name.partition('.')[2]]}"
+                raise SettingError(setting, value, problem)
             if name not in known and taken is not None:
                 raise SettingError(setting, value, no_such_setting(setting, known))
 
@@ -469,7 +468,6 @@ def check(config: DictConfig, rules: Mapping[str, Rule] | None = None) -> None:
     """
     if rules is None:
         refuse_unread(config)
-        _refuse_numbers(config)
     for setting, rule in (rules_of(config) if rules is None else rules).items():
         node, _, leaf = setting.rpartition(".")
         parent = OmegaConf.select(config, node) if node else config
@@ -483,6 +481,8 @@ def check(config: DictConfig, rules: Mapping[str, Rule] | None = None) -> None:
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if not rule.accepts(value):
             raise SettingError(setting, value, f"must be {rule.wanted}{_of_environment(parent, leaf)}")
+    if rules is None:
+        _refuse_numbers(config)
 
 
 def _of_environment(node: DictConfig, leaf: str) -> str:
@@ -644,6 +644,10 @@ def one_sentence(application: str = "train") -> Iterator[None]:
         yaml.YAMLError,
         UnicodeDecodeError,
     ) as error:
+        end(error, application)
+    except ValueError as error:
+        if not str(error).startswith("Config group override must be"):  # of a group of the user's own
+            raise
         end(error, application)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename == OUTPUT:

@@ -24,7 +24,8 @@ def parameters(path: str) -> tuple[str, ...] | None:
         definition = next(made, None)
     if definition is None or definition.args.kwarg is not None:
         return None
-    return tuple(argument.arg for argument in [*definition.args.args, *definition.args.kwonlyargs])
+    names = [argument.arg for argument in [*definition.args.args, *definition.args.kwonlyargs]]
+    return tuple(names[definition.name == "__init__" :])  # without self
 
 
 def _definition(path: list[str], links: int) -> ast.ClassDef | ast.FunctionDef | None:

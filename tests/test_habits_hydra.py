@@ -28,7 +28,8 @@ FILES = {
     "model/tab.yaml": "_target_: mnist_mlp.backbone.MLP\nhidden: [3]\n\tdropout: 0.1\n",
     "model/word.yaml": "abc\n",
     "model/typo.yaml": "_target_: mnist_mlp.backbone.MLQ\nhidden: [3]\n",
-    "callbacks/early_stopping.yaml": "stop:\n  _target_: lightning.pytorch.callbacks.EarlyStopping\n  monitor: val/loss\n",
+    "callbacks/early_stopping.yaml": "stop:\n  _target_: lightning.pytorch.callbacks.EarlyStopping\n"
+    "  monitor: val/loss\n",
     "mine/label.yaml": "# @package _global_\nseed: 5\n",
     "mine/alone.yaml": "seed: 5\n",
 }
@@ -52,9 +53,10 @@ REFUSED: dict[str, str] = {
     "+seeed=3": "seeed=3: there is no setting seeed; did you mean seed?",
     "++optimiser.lr=0.1": "optimiser={lr:0.1}: there is no setting optimiser; did you mean optimizer?",
     "+losss._target_=torch.nn.L1Loss": "losss={_target_:torch.nn.L1Loss}: there is no setting losss",
-    "+tensorboard.image_every=3": "tensorboard.image_every=3: there is no setting tensorboard.image_every; did you mean "
-    "tensorboard.images_every?",
-    "+trainer.max_epoch=3": "trainer.max_epoch=3: there is no setting trainer.max_epoch; did you mean trainer.max_epochs?",
+    "+tensorboard.image_every=3": "tensorboard.image_every=3: there is no setting tensorboard.image_every; did you "
+    "mean tensorboard.images_every?",
+    "+trainer.max_epoch=3": "trainer.max_epoch=3: there is no setting trainer.max_epoch; did you mean "
+    "trainer.max_epochs?",
     "+model.x=null": "model.x=null: mnist_mlp.backbone.MLP takes no x; it takes hidden, dropout, init",
     "+optimizer.weight_deca=0.1": "optimizer.weight_deca=0.1: torch.optim.Adam takes no weight_deca; did you mean "
     "weight_decay?",
@@ -86,8 +88,8 @@ REFUSED: dict[str, str] = {
     "model=word": "model.abc=null: model names no class",
     "model=typo": "model._target_=mnist_mlp.backbone.MLQ: is not there: give the full name of a class",
     "+callbacks.x=3": "callbacks.x=3: must name its class",
-    "seed=${oc.env:NOBODYS,3}": "seed=3: must be a whole number of at least 0 and below 2**64; a variable of the environment "
-    "is a text, and becomes a value by ${oc.decode:${oc.env:NOBODYS,3}}",
+    "seed=${oc.env:NOBODYS,3}": "seed=3: must be a whole number of at least 0 and below 2**64; a variable of the "
+    "environment is a text, and becomes a value by ${oc.decode:${oc.env:NOBODYS,3}}",
     # flags
     "--max_epochs 3": "--max_epochs: there is no such flag; a setting is written trainer.max_epochs=3",
     "--lr=0.1": "--lr=0.1: there is no such flag; a setting is written optimizer.lr=0.1",
@@ -97,11 +99,12 @@ REFUSED: dict[str, str] = {
     "threads=100000000000000000000000000": "threads=100000000000000000000000000: must be a number of at most 64 bits",
     "data.seed=abc": "data.seed=abc: must be a whole number",
     "data.mean=nan": "data.mean=nan: must be a number, and nan is none",
-    "data.sha256=0": "data.sha256=0: must be the SHA-256 of each of t10k-images-idx3-ubyte and the three other files, or null",
+    "data.sha256=0": "data.sha256=0: must be the SHA-256 of each of t10k-images-idx3-ubyte and the three other files, "
+    "or null",
     "optimizer.weight_decay=1e300": "optimizer.weight_decay=1e+300: must be a number from 0 to 3.4e+38",
     "scheduler=cosine scheduler.T_max=0": "scheduler.T_max=0: must be a whole number of at least 1",
-    "scheduler=plateau scheduler.patience=abc": "scheduler.patience=abc: torch.optim.lr_scheduler.ReduceLROnPlateau takes "
-    "a whole number",
+    "scheduler=plateau scheduler.patience=abc": "scheduler.patience=abc: torch.optim.lr_scheduler.ReduceLROnPlateau "
+    "takes a whole number",
     "scheduler=step +scheduler.last_epoch=3": "scheduler=StepLR: could not be made (",
     "+optimizer.amsgrad=maybe": "optimizer.amsgrad=maybe: torch.optim.Adam takes true or false",
     "+optimizer.betas=[0.9,x]": "optimizer.betas=[0.9,x]: torch.optim.Adam takes a list of 2: a number, a number",
@@ -119,7 +122,7 @@ WORKS: dict[str, tuple[str, dict[str, object]]] = {
     "run_dir=a=b": ("a=b", {"seed": 0}),
     "hydra.verbose=true run_dir=v callbacks=null": ("v", {"epochs": 1}),
     "run_dir=r ~scheduler +callbacks.x=null +width=8 model.hidden=[${width},${width}]": ("r", {"model": "MLP 8-8"}),
-    "run_dir=s seed=1 +callbacks=early_stopping +mine=label": ("s", {"seed": 5, "epochs": 1}),
+    "run_dir=s +callbacks=early_stopping +mine=label": ("s", {"seed": 5, "epochs": 1}),
     "scheduler=null run_dir=n 'optimizer={lr: 0.01}'": ("n", {"epochs": 1}),
 }
 
@@ -168,9 +171,8 @@ def test_what_is_usual_with_hydra_works(said: Said, tiny: list[str], tmp_path: P
     place, record = WORKS[line]
     arguments = [argument.strip("'") for argument in line.replace(": ", ":").split(" ")]
     chosen = [] if "model" in line else ["model=tiny"]
-    status, _, err = said(
-        *tiny, *chosen, "--config-dir", "mine", *arguments, "trainer.max_epochs=1", "tensorboard.enabled=false"
-    )
+    chosen += ["--config-dir", "mine"] if "label" in line else []
+    status, _, err = said(*tiny, *chosen, *arguments, "trainer.max_epochs=1", "tensorboard.enabled=false")
     assert status == 0, err
     assert record.items() <= json.loads((tmp_path / place / "run.json").read_text()).items()
     assert {path.name for path in tmp_path.iterdir()} == {"mine", place}
