@@ -612,7 +612,7 @@ def name_sweep_jobs(config: DictConfig) -> None:
     Hydra's override_dirname lists every override, in alphabetical order; this leaves out those with a single value. It
     changes the overrides that Hydra has noted, from which it composes each job.
     """
-    params = config.hydra.sweeper.get("params") or {}
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     task: Any = OmegaConf.to_container(config.hydra.overrides.task)
     given = [*(f"{name}={value}" for name, value in params.items()), *task]
     overrides = OverridesParser.create().parse_overrides(given)

@@ -107,7 +107,7 @@ def test_the_defaults_follow_every_rule() -> None:
     ]
     assert missing == ["trainer.num_nodes"]  # Lightning's, with one right value
     of_step = [name for name in rules_of(compose_config(["scheduler=step"])) if name.startswith("scheduler.")]
-    assert of_step[-2:] == ["scheduler.step_size", "scheduler.gamma"]
+    assert of_step[-3:] == ["scheduler.step_size", "scheduler.T_max", "scheduler.gamma"]
 
 
 def test_an_argument_of_a_users_own_class_is_its_own_affair() -> None:
