@@ -384,7 +384,7 @@ def _refuse_group(config: DictConfig, group: str) -> None:
             if name.partition(".")[2] in GIVEN_TO_TRAINER:
                 problem = f"is not taken from the configuration: {GIVEN_TO_TRAINER[name.partition('.')[2]]}"
                 raise SettingError(setting, value, problem)
-            if name not in known and taken is not None:
+            if name not in (*known, "trainer.compile") and taken is not None:  # the latter is of old: see `settle`
                 raise SettingError(setting, value, no_such_setting(setting, known))
 
 
