@@ -126,8 +126,9 @@ def contents(directory: Path) -> str:
     shown, without = sum(map(bool, files.values())), sum(not found for found in files.values())
     lines = [f"{shown} run{'' if shown == 1 else 's'} under {directory}"]
     if not shown:
-        nothing = f"no runs to show under {directory}" if directory.exists() else f"no directory {directory}"
-        lines = [f"There is {nothing} yet: runs appear here as they start"]
+        lines = [f"There are no runs to show under {directory} yet: they appear here as they start"]
+    if not directory.exists():
+        lines = [f"There is no directory {directory} yet: runs appear here as they start"]
     if without:
         lines.append(f"{without} more without event files: not shown")
     lines += [
