@@ -1,34 +1,59 @@
 """`mnist-train`: one run, or with -m a sweep. `main` is the command, a Hydra application; `train` does the work."""
 
+import argparse
 import contextlib
 import logging
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser  # what Hydra's own flags are, it says nowhere else
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
+from hydra.errors import HydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from mnist_mlp.run.directory import refuse_other_settings
 from mnist_mlp.run.process import prepare_process
 from mnist_mlp.run.signals import InterruptionError
 from mnist_mlp.settings import (
+    SWEEP_RULES,
     NonFiniteLossError,
     SettingError,
+    as_override,
+    check,
+    check_accelerator,
+    compose_config,
+    end,
+    flatten,
+    groups,
     load_yaml,
+    make_directory,
+    name_sweep_jobs,
     one_sentence,
+    options,
     refuse_derived,
-    refuse_empty_groups,
     sentence,
+    settle,
+    without_hydra,
 )
+from mnist_mlp.surroundings import import_from_here, interruptible
 from mnist_mlp.sweeps.launcher import register
 from mnist_mlp.sweeps.local import ProcessLauncher
 from mnist_mlp.sweeps.ray import RayLauncher
 from mnist_mlp.sweeps.slurm import SlurmLauncher
 from mnist_mlp.sweeps.table import summarise
+
+PLACES = ("run_dir", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +68,10 @@ def main() -> None:
             here.add(Path(HydraConfig.get().sweep.dir))
         return run_job(config)
 
-    sys.path.append(os.getcwd())  # a user's own backbone, named by its _target_, may lie beside where they work
     logging.raiseExceptions = False  # a full disk is one sentence, without a traceback for each line of train.log
-    with one_sentence():
-        # argparse takes overrides on one side of a flag only; -m says nothing about what it stands beside.
-        sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-        refuse_empty_groups(sys.argv[1:])
+    with interruptible(), one_sentence():
+        import_from_here()
+        sys.argv[1:] = arranged(sys.argv[1:])
         register(main, ProcessLauncher, SlurmLauncher, RayLauncher)
         try:
             job()
@@ -58,17 +81,168 @@ def main() -> None:
                     summarise(directory)
 
 
+def arranged(arguments: list[str]) -> list[str]:
+    """The command line in the order that Hydra's parser takes: flags, then overrides.
+
+    Raises:
+        SettingError: a group is given what is no name of an option.
+        SystemExit: there is no such flag, or flags that exclude each other; status 2.
+    """
+    parser = get_args_parser()
+    parser.prog = "mnist-train"
+    given, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        _refuse_flag(parser, unknown[0], arguments)
+    if given.multirun and (given.cfg or given.info):
+        parser.exit(2, "-m: leave it out with --cfg and --info, which show one run's configuration\n")
+    flags = list(arguments)
+    for override in given.overrides:
+        flags.remove(override)
+    if given.shell_completion:
+        return [*flags, *given.overrides]
+    overrides = OverridesParser.create().parse_overrides(list(map(_place, given.overrides)))
+    return [*flags, *map(_checked, overrides)]
+
+
+def _place(override: str) -> str:
+    """An override that names a place: with the home directory for ~, and quoted where Hydra's grammar asks for it."""
+    name, equals, value = override.partition("=")
+    if name.lstrip("+") not in PLACES or not re.fullmatch(r"[^'\"\[{$(,][^$(,]*", value):  # quoted, or several
+        return override
+    return f"{name}{equals}{as_override(os.path.expanduser(value))}"
+
+
+def _refuse_flag(parser: argparse.ArgumentParser, flag: str, arguments: list[str]) -> NoReturn:
+    """Ends the process: a setting was written as a flag, or the flag is mistyped."""
+    name, _, value = flag.lstrip("-").partition("=")
+    after = [*arguments, ""][arguments.index(flag) + 1]
+    value = value or (after if re.fullmatch(r"[^-=][^=]*", after) else "VALUE")
+    known = [*flatten(compose_config([])), *groups()]
+    setting = next((setting for setting in known if setting.rpartition(".")[2] == name.replace("-", "_")), None)
+    hint = f"a setting is written {setting}={value}" if setting else "--hydra-help lists them"
+    parser.exit(2, f"{flag}: there is no such flag; {hint}\n")
+
+
+def _checked(override: Override) -> str:
+    """An override as it is handed to Hydra: `scheduler=null` is `scheduler=none`.
+
+    Raises:
+        SettingError: it gives a group what is no name of an option, where Hydra itself fails.
+    """
+    line = str(override.input_line)
+    group, _, text = line.partition("=")
+    if group.lstrip("+").startswith("hydra.sweeper.params."):
+        name = group.lstrip("+").removeprefix("hydra.sweeper.params.")
+        problem = f"on the command line a sweep is {name}=VALUE,VALUE; in a file it may be in hydra.sweeper.params"
+        raise SettingError(group.lstrip("+"), text, problem)
+    if override.is_delete() or group.lstrip("+") not in groups():
+        return line
+    value = override.value()
+    names = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+    known = options(group.lstrip("+"))
+    if value in (None, "") and "none" in known:
+        return f"{group}=none"
+    if not isinstance(value, dict) and any(not isinstance(name, str | QuotedString) or name == "" for name in names):
+        if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
+            return line  # glob(*)
+        problem = f"is a group: choose one of its options, {', '.join(known)}" if known else "is a group of settings"
+        raise SettingError(group.lstrip("+"), text or None, problem)
+    return line
+
+
+class CheckBeforeRun(Callback):
+    """Hydra callback: a single run is checked before Hydra makes its directory, so that a refused one leaves none.
+
+    Of a sweep, what all its jobs share is checked as early; of what differs between them, each launcher takes care.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
+        try:
+            refuse_derived(config, config.hydra)
+            refuse_habits(config)
+            name_sweep_jobs(config)
+            check(config, SWEEP_RULES)
+            with contextlib.suppress(OmegaConfBaseException):  # a setting without a value may get one from each job
+                check(config)
+        except (SettingError, HydraException) as error:
+            end(error)  # by SystemExit: of any other exception Hydra makes a warning
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
+        try:
+            refuse_derived(config, config.hydra)
+            refuse_habits(config)
+            check(config)
+            check_accelerator(config.trainer.accelerator)
+            settings = without_hydra(config)
+            settings.run_dir = config.hydra.run.dir
+            settle(settings)
+            refuse_other_settings(Path(settings.run_dir), settings)  # before PyTorch is imported, which takes seconds
+            prepare(settings, Path(settings.run_dir))
+            from mnist_mlp.classes import check_classes  # here, because it imports PyTorch too
+
+            check_classes(settings)
+            make_directory(Path(settings.run_dir))
+        except (SettingError, HydraException, OmegaConfBaseException, OSError) as error:
+            end(error)
+
+
+def refuse_habits(config: DictConfig) -> None:
+    """Looks for what is usual with Hydra, and has another way here.
+
+    Raises:
+        SettingError: there is such a setting, or a sweep without a value.
+    """
+    hydra, sweep = config.hydra, config.hydra.mode == RunMode.MULTIRUN
+    if hydra.job.chdir:
+        problem = (
+            "paths are relative to where the command is started: leave it out, and name places with run_dir or sweep"
+        )
+        raise SettingError("hydra.job.chdir", True, problem)
+    given = {override.key_or_group: override for override in _overrides(config)}
+    for name in ("run_dir", "hydra.run.dir"):
+        if name in given and sweep:
+            problem = "is of a single run: a sweep lies in logs/sweeps/NAME with sweep=NAME, or in hydra.sweep.dir"
+            raise SettingError(name, _value(given[name]), problem)
+    if "run_dir" in given and "hydra.run.dir" in given and _value(given["hydra.run.dir"]) != "${run_dir}":
+        raise SettingError(
+            "hydra.run.dir", hydra.run.dir, "is the run's directory, and so is run_dir: give one of them"
+        )
+    for name, override in given.items():
+        if sweep and override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
+            raise SettingError(name, _value(override), "has no value: a sweep takes at least one")
+
+
+def _value(override: Override) -> str:
+    return str(override.input_line).partition("=")[2]
+
+
+def _overrides(config: DictConfig) -> Iterator[Override]:
+    """What the command line and `hydra.sweeper.params` say."""
+    params = config.hydra.sweeper.get("params") or {}
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob(*) finds
+    yield from parser.parse_overrides([f"{name}={value}" for name, value in params.items()])
+    given: Any = OmegaConf.to_container(config.hydra.overrides)  # as it was given: what it refers to may hold a =
+    yield from parser.parse_overrides([*given["hydra"], *given["task"]])
+
+
+def prepare(config: DictConfig, place: Path) -> None:
+    """Prepares this process for the run in the directory `place`, before PyTorch is imported."""
+    if (place / "config.yaml").exists() and "portable" not in load_yaml(place / "config.yaml", "run_dir"):
+        config.portable = False  # the run is older than the setting: it goes on as it began
+    prepare_process(config.get("threads"), config.get("portable") is True)
+
+
 def run_job(config: DictConfig) -> dict[str, Any]:
     """One Hydra job: a run in the directory that Hydra gives it."""
     mode = HydraConfig.get().mode
-    place = Path(HydraConfig.get().runtime.output_dir if mode == RunMode.MULTIRUN else config.run_dir).absolute()
+    place = Path(HydraConfig.get().runtime.output_dir).absolute()
     # The record gets a relative path: one that is committed does not name directories of the machine it was made on.
     config.run_dir = str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
     try:
         refuse_derived(config, HydraConfig.get())
-        if (place / "config.yaml").exists() and "portable" not in load_yaml(place / "config.yaml", "run_dir"):
-            config.portable = False  # the run is older than the setting: it goes on as it began
-        prepare_process(config.get("threads"), config.get("portable") is True)
+        prepare(config, place)
         from mnist_mlp.train import train  # here, because it imports PyTorch, which takes seconds that --help has not
 
         return train(config)

@@ -20,6 +20,7 @@ from mnist_mlp.settings import (
     load_yaml,
     one_sentence,
 )
+from mnist_mlp.surroundings import import_from_here
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,9 +56,9 @@ def main() -> None:
     parser.add_argument("--model", metavar="NAME|YAML", help=MODEL_HELP)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args()
-    sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
     prepare_process(threads=None, portable=True)
     with one_sentence():
+        import_from_here()
         classifier = load_classifier(arguments.checkpoint, arguments.model)
         if (doubt := classifier.hparams.get("doubt")) and arguments.split != "validation":
             print(f"note: {doubt}", file=sys.stderr)

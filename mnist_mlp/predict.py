@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mnist_mlp.digits import Grey, NoDigitError, field_of, read_image
 from mnist_mlp.evaluate import CHECKPOINT_HELP, MODEL_HELP
 from mnist_mlp.settings import SettingError, make_directory, one_sentence
+from mnist_mlp.surroundings import import_from_here
 
 SHADES = {"utf-8": " ░▒▓█", "ascii": " .:*#"}  # of a terminal that shows a field, by what it can print
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff")  # what a PNG and a JPEG begin with
@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("--pictures", metavar="DIR", type=Path, help="a PNG for each image: it, these pixels, all ten")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args()
-    sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
     with one_sentence():
+        import_from_here()
         checkpoint, paths = divide(arguments.paths)
         if arguments.pictures is not None:
             make_directory(arguments.pictures, "--pictures")

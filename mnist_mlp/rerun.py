@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import re
 import sys
 from datetime import datetime
@@ -26,6 +25,7 @@ from mnist_mlp.settings import (
     flatten,
     one_sentence,
 )
+from mnist_mlp.surroundings import import_from_here
 
 # What a recorded configuration may have built unasked: parts of PyTorch and of this package, and callbacks that take no
 # path. A user's own classes, which may do anything, take --trust.
@@ -57,9 +57,9 @@ def main() -> None:
         help="build every class that config.yaml names, not only this package's and PyTorch's, and go where it says",
     )
     arguments = parser.parse_intermixed_args()
-    sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_sentence():
+        import_from_here()
         place = arguments.run_dir or default_place(arguments.run)
         try:
             identical, lines = rerun(arguments.run, place, arguments.epochs, arguments.overrides, arguments.trust)

@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -23,9 +23,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+
+from mnist_mlp.signatures import parameters
+from mnist_mlp.surroundings import CLOSED_PIPE, OUTPUT, PLACE_ERRORS, place_problem, settle_in
 
 YAML_NAMES = {"null": None, "true": True, "false": False}
 
@@ -62,11 +64,17 @@ def as_override(value: object) -> str:
     return f"'{escaped}{trailing * chr(92)}'"
 
 
+LONGEST_VALUE = 80  # characters of a list or a mapping in a sentence
+
+
 class SettingError(ValueError):
     """A setting that cannot be used: its message is one sentence that names it, its value and what would be right."""
 
     def __init__(self, setting: str, value: object, problem: str) -> None:
-        super().__init__(f"{setting}={spelled(value)}: {problem}")
+        text = str(as_override(value) if isinstance(value, Mapping | DictConfig) else spelled(value))
+        if isinstance(value, Mapping | Sequence) and not isinstance(value, str) and len(text) > LONGEST_VALUE:
+            text = f"{text[:LONGEST_VALUE]}..."
+        super().__init__(f"{setting}={text}: {problem}")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -106,12 +114,13 @@ def _optional(rule: Rule) -> Rule:
     return Rule(lambda value: value is None or rule.accepts(value), f"{rule.wanted}, or null")
 
 
-ABOVE_ZERO = Rule(lambda value: _number(value) and 0 < value < float("inf"), "a number above 0")
-AT_LEAST_ZERO = Rule(lambda value: _number(value) and 0 <= value < float("inf"), "a number of at least 0")
+LARGEST = 3.4e38  # what PyTorch computes with: 32-bit floating point numbers
+ABOVE_ZERO = Rule(lambda value: _number(value) and 0 < value <= LARGEST, f"a number above 0 and at most {LARGEST:g}")
+AT_LEAST_ZERO = Rule(lambda value: _number(value) and 0 <= value <= LARGEST, f"a number from 0 to {LARGEST:g}")
 FRACTION = Rule(lambda value: _number(value) and 0 <= value < 1, "a number of at least 0 and below 1")
 TRUTH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str) and value != "", "a text")
-NUMBER = Rule(_number, "a number")
+NUMBER = Rule(lambda value: _number(value) and abs(value) <= LARGEST, "a number")
 SEED = Rule(lambda value: _whole(0).accepts(value) and value < 2**64, "a whole number of at least 0 and below 2**64")
 WIDTHS = Rule(
     lambda value: isinstance(value, list) and all(_whole(1).accepts(width) for width in value),
@@ -131,7 +140,7 @@ HASHES = _optional(
             and sorted(map(str, value)) == list(DATA_FILES)
             and all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in value.values())
         ),
-        f"the SHA-256 of each of {', '.join(DATA_FILES)}",
+        f"the SHA-256 of each of {DATA_FILES[0]} and the three other files",
     )
 )
 LIMIT = Rule(
@@ -143,7 +152,9 @@ ONE_DEVICE = "a run uses one device; a sweep puts its runs on several"
 # Settings of a run, whatever classes it builds.
 RULES: dict[str, Rule] = {
     "seed": SEED,
-    "threads": _optional(_whole(1)),
+    "threads": _optional(
+        Rule(lambda value: _whole(1).accepts(value) and value <= 1024, "a whole number from 1 to 1024")
+    ),
     "portable": TRUTH,
     "average": _choice("weighted", "macro", "micro"),
     "run_dir": TEXT,
@@ -221,6 +232,7 @@ CLASS_RULES: dict[str, dict[str, Rule]] = {
         "validation_size": _optional(_whole(1)),
         "train_size": _optional(_whole(1)),
         "split_seed": SEED,
+        "seed": SEED,
         "batch_size": _whole(1),
         "eval_batch_size": _whole(1),
     },
@@ -240,6 +252,7 @@ CLASS_RULES: dict[str, dict[str, Rule]] = {
     },
     "torch.optim.lr_scheduler.": {
         "step_size": _whole(1),
+        "T_max": _whole(1),
         "gamma": ABOVE_ZERO,
         "interval": _choice("epoch", "step"),
         "frequency": _whole(1),
@@ -247,6 +260,25 @@ CLASS_RULES: dict[str, dict[str, Rule]] = {
     },
 }
 BUILT = ("data", "model", "loss", "optimizer", "scheduler")  # groups that name the class they build
+MAY_BE_NOTHING = ("scheduler", "callbacks", "search")  # what is null, or left out, is the same as an empty group
+
+# Arguments of the Trainer that a run gives it itself, and what to use in their place.
+TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
+GIVEN_TO_TRAINER = {
+    "logger": "loggers have a group, such as logger=csv",
+    "callbacks": "callbacks have a group, such as callbacks=early_stopping; another is +callbacks.NAME._target_=CLASS",
+    "plugins": "its plugins write checkpoints that survive a power cut, and keep a run one process",
+    "enable_progress_bar": "a run has its own line of progress; a bar is callbacks=progress_bar",
+    "enable_model_summary": "a summary is a callback: +callbacks.summary._target_="
+    "lightning.pytorch.callbacks.ModelSummary",
+    "log_every_n_steps": "metrics are of whole epochs: metrics.csv and the loggers have a row for each",
+    "num_sanity_val_steps": "nothing is validated before the first epoch; +trainer.fast_dev_run=true tries a run out",
+}
+
+# Lightning's own, under `scheduler`: when it is stepped.
+OF_SCHEDULER = ("interval", "frequency", "monitor")
+TAKEN_OUT = [("scheduler", name) for name in OF_SCHEDULER]
+GIVEN = ("params", "optimizer")  # arguments that a run gives
 
 # Of a whole sweep, looked at before its first job.
 SWEEP_RULES: dict[str, Rule] = {
@@ -300,9 +332,10 @@ def refuse_derived(config: DictConfig, hydra: DictConfig | HydraConf) -> None:
     Raises:
         SettingError: a derived setting was given, or is not the name of its group's option.
     """
+    given: Any = OmegaConf.to_container(OmegaConf.structured(hydra.overrides))
     for setting, group in DERIVED.items():
         problem = f"follows from {group}=NAME, which chooses what is run: leave it out"
-        for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+        for override in OverridesParser.create().parse_overrides(given["task"]):
             if override.key_or_group == setting != group:
                 raise SettingError(setting, str(override.input_line).partition("=")[2], problem)
         if setting in config and config[setting] != hydra.runtime.choices.get(group):
@@ -334,6 +367,139 @@ def name_network(label: str, settings: Mapping[str, Any]) -> str:
     return f"{str(target).rpartition('.')[2]} {widths}".strip()
 
 
+@cache
+def _defaults() -> Mapping[str, Any]:
+    """The package's own `conf/train.yaml`, as it is written."""
+    stated: dict[str, Any] = yaml.safe_load((files("mnist_mlp.conf") / "train.yaml").read_text("utf-8"))
+    return stated
+
+
+def groups() -> list[str]:
+    """The groups of a run, such as `model`."""
+    named = (next(iter(default)) for default in _defaults()["defaults"] if isinstance(default, Mapping))
+    return [group for group in named if "/" not in group]
+
+
+def options(group: str) -> list[str]:
+    """What this package has in a group."""
+    return sorted(file.name[:-5] for file in (files("mnist_mlp.conf") / group).iterdir() if file.name.endswith(".yaml"))
+
+
+def refuse_unread(config: DictConfig) -> None:
+    """Looks for what nothing would read: a key that no part of a run takes, or an argument that no class takes.
+
+    Raises:
+        SettingError: there is one.
+    """
+    stated = _defaults()
+    _refuse_keys(config, [*groups(), *(name for name in stated if name not in ("defaults", "hydra"))])
+    for group in (*BUILT, *MAY_BE_NOTHING, "trainer", "tensorboard"):
+        _refuse_group(config, group)
+    for name, callback in (_raw(config, "callbacks") if config.get("callbacks") else {}).items():
+        if callback is not None and not (isinstance(callback, Mapping) and "_target_" in callback):
+            problem = "must name its class: +callbacks.NAME._target_=lightning.pytorch.callbacks.EarlyStopping"
+            raise SettingError(f"callbacks.{name}", callback, problem)
+    for place, node in built(config):
+        target = node.get("_target_")
+        if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
+            problem = "must be the full name of a class, such as torch.optim.Adam"
+            raise SettingError(f"{place}._target_", target, problem)
+        if (taken := parameters(target)) is not None:
+            refuse_arguments(place, node, taken)
+
+
+def _refuse_keys(config: DictConfig, known: Sequence[str]) -> None:
+    for key in map(str, config):
+        if key not in (*known, "hydra") and not _is_referred_to(config, key):
+            problem = no_such_setting(key, known)
+            if HydraConfig.instance().cfg is not None and key in HydraConfig.get().runtime.choices:
+                problem = "nothing reads this group: with a first line `# @package _global_` its files set others"
+            raise SettingError(key, _raw(config, key), problem)
+
+
+def _refuse_group(config: DictConfig, group: str) -> None:
+    node, stated = config.get(group), _defaults().get(group) or {}
+    if node is None and group in ("tensorboard", *MAY_BE_NOTHING):  # the oldest records have no tensorboard
+        return
+    if node is None and group in BUILT:
+        raise SettingError(group, None, f"is part of every run: choose an option, such as {group}={options(group)[0]}")
+    if not isinstance(node, DictConfig):
+        example = next((f"{group}.{name}" for name in stated), f"{group}.NAME=VALUE")
+        raise SettingError(group, node, f"must be a group of settings, such as {example}")
+    if group in BUILT and "_target_" not in node and (node or group not in MAY_BE_NOTHING):
+        setting, value = next(iter(flatten(_raw(config, group)).items()), ("_target_", None))
+        problem = (
+            f"{group} names no class: choose an option, such as {group}={options(group)[0]}, or give it a _target_"
+        )
+        raise SettingError(f"{group}.{setting}", value, problem)
+    if group in ("trainer", "tensorboard"):
+        taken = parameters(TRAINER) if group == "trainer" else ()
+        known = [f"{group}.{name}" for name in (*stated, *(taken or ())) if name not in GIVEN_TO_TRAINER]
+        for setting, value in flatten({group: _raw(config, group)}).items():
+            name = ".".join(setting.split(".")[:2])
+            if name.partition(".")[2] in GIVEN_TO_TRAINER:
+                problem = f"is not taken from the configuration: {GIVEN_TO_TRAINER[name.partition('.')[2]]}"
+                raise SettingError(setting, value, problem)
+            if name not in (*known, "trainer.compile") and taken is not None:  # the latter is of old: see `settle`
+                raise SettingError(setting, value, no_such_setting(setting, known))
+
+
+def built(node: Any, place: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every group of settings that names the class that it builds, with its place, such as `callbacks.stop`."""
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        if place and "_target_" in node:
+            yield place, node
+        for key in map(str, node):
+            if place or key != "hydra":
+                yield from built(node._get_node(key), f"{place}.{key}".lstrip("."))
+    elif isinstance(node, ListConfig) and not node._is_none() and not node._is_missing():
+        for number in range(len(node)):
+            yield from built(node._get_node(number), f"{place}[{number}]")
+
+
+def refuse_arguments(place: str, node: DictConfig, taken: Sequence[str]) -> None:
+    """Raises: SettingError, where the class that `node` names does not take one of the arguments."""
+    for name in map(str, node):
+        if not name.startswith("_") and name not in taken and (place, name) not in TAKEN_OUT:
+            known = [argument for argument in taken if argument not in GIVEN]
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known) or 'none'}"
+            setting = f"{place}.{name}"
+            if (experiment := _experiment_that_sets(setting)) is not None:
+                hint = f"experiment={experiment} sets it: ~{setting} leaves it out"
+            raise SettingError(setting, _raw(node, name), f"{node.get('_target_')} takes no {name}; {hint}")
+
+
+def _experiment_that_sets(setting: str) -> str | None:
+    """The experiment that was chosen, where its file has this setting and the command line has not."""
+    if HydraConfig.instance().cfg is None:
+        return None
+    hydra = HydraConfig.get()
+    if any(override.lstrip("+").startswith(f"{setting}=") for override in hydra.overrides.task):
+        return None
+    experiment = str(hydra.runtime.choices.get("experiment"))
+    for source in hydra.runtime.config_sources:
+        if source.schema in ("pkg", "file"):
+            place = files(source.path) if source.schema == "pkg" else Path(source.path)
+            file = place / "experiment" / f"{experiment}.yaml"
+            if file.is_file():
+                stated = yaml.safe_load(file.read_text("utf-8"))
+                return experiment if isinstance(stated, dict) and setting in flatten(stated) else None
+    return None
+
+
+def _is_referred_to(config: DictConfig, key: str) -> bool:
+    """Whether another setting takes its value from this one, as in `model.hidden=[${width},${width}]`."""
+    others = [str(name) for name in config if name not in (key, "hydra")]
+    written = OmegaConf.to_yaml(OmegaConf.masked_copy(config, others))
+    return re.search(rf"\$\{{{re.escape(key)}[.}}\[]", written) is not None
+
+
+def _raw(node: DictConfig, key: str) -> Any:
+    """A value as it was given, before interpolations are resolved."""
+    return OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[call-overload,index]
+
+
 def rules_of(config: Mapping[str, Any] | DictConfig) -> dict[str, Rule]:
     """The rules of a run's settings: those of every run, and those of the classes that it builds."""
     rules = dict(RULES)
@@ -356,6 +522,8 @@ def check(config: DictConfig, rules: Mapping[str, Rule] | None = None) -> None:
     Raises:
         SettingError: for the first that breaks its rule.
     """
+    if rules is None:
+        refuse_unread(config)
     for setting, rule in (rules_of(config) if rules is None else rules).items():
         node, _, leaf = setting.rpartition(".")
         parent = OmegaConf.select(config, node) if node else config
@@ -366,14 +534,45 @@ def check(config: DictConfig, rules: Mapping[str, Rule] | None = None) -> None:
         if leaf not in parent:
             continue
         value = parent[leaf]
-        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if not rule.accepts(value):
-            raise SettingError(setting, value, f"must be {rule.wanted}")
+            raise SettingError(setting, value, f"must be {rule.wanted}{_of_environment(parent, leaf)}")
+    if rules is None:
+        _refuse_numbers(config)
     steps = config.get("trainer", {}).get("steps") if rules is None else None
     if steps in ("native", "compiled"):
         refused = single_steps(config) or (other_loss(config) if steps == "native" else None)
         if refused:
             raise SettingError("trainer.steps", steps, f"{refused}; trainer.steps=auto does without")
+
+
+def _of_environment(node: DictConfig, leaf: str) -> str:
+    """How to write a number that comes from the environment, where this value is such a text."""
+    given = _raw(node, leaf)
+    raw = next((text for text in map(str, given if isinstance(given, list) else [given]) if "${oc.env:" in text), "")
+    if not raw or "${oc.decode:" in raw:
+        return ""
+    return f"; a variable of the environment is a text, and becomes a value by ${{oc.decode:{raw}}}"
+
+
+def _refuse_numbers(config: DictConfig) -> None:
+    """Raises: SettingError, for a number that nothing can compute with."""
+    for setting, value in flatten(OmegaConf.to_container(without_hydra(config), resolve=False)).items():
+        for number in _numbers(value):
+            if number != number:
+                raise SettingError(setting, value, "must be a number, and nan is none")
+            if isinstance(number, int) and not -(2**63) <= number < 2**64:
+                raise SettingError(setting, value, "must be a number of at most 64 bits")
+
+
+def _numbers(value: object) -> Iterator[int | float]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, Mapping):
+        yield from _numbers(list(value.values()))
+    elif _number(value):
+        yield value  # type: ignore[misc]
 
 
 # Values of the Trainer's settings with which Lightning needs no look at single minibatches; any other value takes it.
@@ -431,37 +630,17 @@ def settle(config: DictConfig) -> None:
     """
     check(config)
     OmegaConf.resolve(config)
+    known = [*groups(), *_defaults()]
+    with open_dict(config):
+        for key in [str(key) for key in config if key not in known]:
+            del config[key]  # other settings have taken their values from it
+        for group in MAY_BE_NOTHING:
+            if config.get(group) is None:
+                config[group] = {}
+        for name in [name for name, callback in config.callbacks.items() if callback is None]:
+            del config.callbacks[name]
     if config.data.get("_target_") == OUR_DATA and config.data.get("root") is not None:
-        config.data.root = os.path.abspath(config.data.root)
-
-
-class CheckBeforeRun(Callback):
-    """Hydra callback: a single run is checked before Hydra makes its directory, so that a refused one leaves none.
-
-    Of a sweep, what all its jobs share is checked as early; of what differs between them, each launcher takes care.
-    """
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
-        try:
-            refuse_derived(config, config.hydra)
-            name_sweep_jobs(config)
-            check(config, SWEEP_RULES)
-            with suppress(OmegaConfBaseException):  # a setting without a value may get one from each job
-                check(config)
-        except SettingError as error:
-            end(error)
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
-        try:
-            refuse_derived(config, config.hydra)
-            check(config)
-            if "accelerator" in config.get("trainer", {}):
-                check_accelerator(config.trainer.accelerator)
-            make_directory(Path(config.run_dir))
-        except (SettingError, OmegaConfBaseException) as error:
-            end(error)  # by SystemExit: of any other exception Hydra makes a warning
+        config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
 
 
 def check_accelerator(accelerator: str) -> None:
@@ -534,20 +713,16 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
-def refuse_empty_groups(arguments: list[str]) -> None:
-    """Raises: SettingError, for `model=null` and its like, where Hydra itself fails."""
-    for argument in arguments:
-        if found := re.fullmatch(r"(data|experiment|model|optimizer|scheduler|search)=(null|)", argument):
-            raise SettingError(found[1], None, "is a group: choose one of its options, which --help lists")
-
-
 def name_sweep_jobs(config: DictConfig) -> None:
     """Has a sweep's jobs named for what the sweep varies.
 
     Hydra's override_dirname lists every override, in alphabetical order; this leaves out those with a single value. It
     changes the overrides that Hydra has noted, from which it composes each job.
     """
-    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    task: Any = OmegaConf.to_container(config.hydra.overrides.task)
+    given = [*(f"{name}={value}" for name, value in params.items()), *task]
+    overrides = OverridesParser.create().parse_overrides(given)
     fixed = [override.key_or_group for override in overrides if not override.is_sweep_override()]
     with read_write(config.hydra):
         config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]")
@@ -564,10 +739,28 @@ def one_sentence(application: str = "train") -> Iterator[None]:
     With HYDRA_FULL_ERROR=1 the traceback is printed as well. An unknown setting is looked for among `application`'s.
     Ctrl-C ends it quietly, with status 130.
     """
+    settle_in()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over, in place of printing them its own way
     try:
         yield
-    except (SettingError, NonFiniteLossError, HydraException, OmegaConfBaseException) as error:
+    except (
+        SettingError,
+        NonFiniteLossError,
+        HydraException,
+        OmegaConfBaseException,
+        yaml.YAMLError,
+        UnicodeDecodeError,
+    ) as error:
+        end(error, application)
+    except ValueError as error:
+        if not str(error).startswith("Config group override must be"):  # of a group of the user's own
+            raise
+        end(error, application)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename == OUTPUT:
+            sys.exit(CLOSED_PIPE)
+        if error.errno not in PLACE_ERRORS:
+            raise
         end(error, application)
     except KeyboardInterrupt:  # where no run has taken over Ctrl-C
         sys.exit(128 + signal.SIGINT)
@@ -591,27 +784,68 @@ def sentence(error: Exception, application: str = "train") -> str:
     if isinstance(error, SettingError):
         return str(error)  # of an expression with a second line that points at the place
     text = str(error)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: is not YAML ({error.problem})"
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+        return f"a configuration file is not YAML ({' '.join(text.split())})"
+    if several := re.match(
+        r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?: requires --multirun|\n|$)", text
+    ):
+        return f"{several[1]}: several values are a sweep: add -m; a single value that is a list stands in brackets"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         group = "network" if application == "backprop" and group == "model" else group
         return f"{group}={option}: there is no such {group}; choose one of {', '.join(sorted(error.options))}"
+    if isinstance(error, OSError):
+        return place_problem(error)
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return _unknown_setting(unknown[1], text, application)
     if call := re.match(r"Error in call to target '(.+?)':\n(.+)\nfull_key: (.+)", text):
         return f"{call[3]}: {call[1]} could not be made ({call[2]})"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]"
+        name, equals, value = str(error.override).partition("=")
+        again = equals and "'" not in value
+        quoted = f"; a value with other characters is quoted twice: \"{name}='{value}'\"" if again else ""
+        return f"{error.override}: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]{quoted}"
     return " ".join(text.split())
 
 
 def _unknown_setting(setting: str, text: str, application: str) -> str:
-    given = re.search(r"\+(\S+)$", text.strip())
-    groups = {
-        "train": ["experiment", "model", "data", "optimizer", "scheduler", "search"],
-        "backprop": ["network", "data"],
-    }
-    known = [*flatten(compose_config([], application)), *groups[application]]
-    return f"{given[1] if given else setting}: {no_such_setting(setting, known, application)}"
+    found = re.search(r"\+(\S+)$", text.strip())
+    given = found[1] if found else setting
+    if "No match in the defaults list" in text:
+        return f"{given}: {setting} is a group without a default: choose an option of it with +{given}"
+    if application == "train":
+        if (hint := _forgotten_plus(setting, given)) is not None:
+            return f"{given}: {hint}"
+        others = groups()
+    else:
+        others = ["network", "data"]
+    known = [*flatten(compose_config([], application)), *others]
+    if setting in known:  # was given a mapping
+        return f"{given}: a setting in it is not there yet: set each by itself, as in +{setting}.NAME=VALUE"
+    return f"{given}: {no_such_setting(setting, known, application)}"
+
+
+def _forgotten_plus(setting: str, given: str) -> str | None:
+    """What to say of a setting that is not in the configuration, where the class that is built takes it."""
+    group, _, name = setting.rpartition(".")
+    if group == "trainer" and name in GIVEN_TO_TRAINER:
+        return f"is not taken from the configuration: {GIVEN_TO_TRAINER[name]}"
+    target = TRAINER
+    if group != "trainer":
+        chosen = [argument for argument in sys.argv[1:] if argument.startswith(f"{group}=")]
+        try:
+            node = compose_config(chosen).get(group)
+        except HydraException:  # an option, or a directory, of the user's own
+            return None
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            return None
+        target = str(node._target_)
+    if name not in (parameters(target) or ()):
+        return None
+    return f"is not in the configuration yet, and {target.rpartition('.')[2]} takes it: add it with +{given}"
 
 
 def no_such_setting(setting: str, known: Collection[str], application: str = "train") -> str:

@@ -3,11 +3,9 @@
 `train` is the callable under `mnist-train` (cli.py). The optimizer step is in classifier.py.
 """
 
-import difflib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,68 +13,38 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import (
-    DeviceStatsMonitor,
-    LearningRateMonitor,
     ModelCheckpoint,
-    OnExceptionCheckpoint,
     ProgressBar,
-    ThroughputMonitor,
     Timer,
 )
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
-from mnist_mlp.backbone import check_logits
+from mnist_mlp.classes import check_classes
 from mnist_mlp.classifier import Classifier, score
 from mnist_mlp.datamodule import MINIBATCHES_PER_STEP, MNISTDataModule
+from mnist_mlp.parts import Parts, build, make, one_line, shows_events
 from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, weights_sha256
 from mnist_mlp.run.directory import RunDirectory, disk_errors
 from mnist_mlp.run.identity import complete as completed_settings
-from mnist_mlp.run.loggers import Loggers, loggers_of
-from mnist_mlp.run.metrics import COLUMNS
+from mnist_mlp.run.loggers import Loggers
 from mnist_mlp.run.notebook import settings_of
 from mnist_mlp.run.provenance import arithmetic, device_name, git_state, not_portable, uncommitted_diff, versions
 from mnist_mlp.run.recorder import Recorder
 from mnist_mlp.run.signals import StopSignals
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, own_process, quiet
-from mnist_mlp.seeds import stream_seed
-from mnist_mlp.settings import OUR_LOSS, SettingError, check_accelerator, cuts, flatten, name_network, settle
+from mnist_mlp.settings import OF_SCHEDULER, SettingError, check_accelerator, cuts, flatten, name_network, settle
 from mnist_mlp.steps.choice import choose
 from mnist_mlp.tensorboard.events import Events
 
 # Under `trainer`, where Lightning's users look for them, but taken by the classifier, which makes the optimizer steps;
 # and one that is a callback: an epoch is recorded whole, so time is up at the end of one.
 NOT_THE_TRAINERS = ("gradient_clip_val", "gradient_clip_algorithm", "steps", "max_time")
-# Beside a scheduler's arguments, as in Lightning's configuration of one.
-OF_SCHEDULER = ("interval", "frequency", "monitor")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Parts:
-    """What a configuration names, built.
-
-    Args:
-        optimizer: of the backbone's parameters; what trains is made anew.
-        callbacks: the user's, by name.
-    """
-
-    datamodule: LightningDataModule
-    backbone: nn.Module
-    loss: nn.Module
-    metrics: Mapping[str, Metric]
-    make_optimizer: Any
-    make_scheduler: Any
-    optimizer: torch.optim.Optimizer
-    callbacks: dict[str, Callback]
 
 
 @dataclass
@@ -119,12 +87,11 @@ def train(config: DictConfig) -> dict[str, Any]:
     config = settings_of(config)
     completed_settings(config)
     settle(config)
-    check_accelerator(config.trainer.accelerator)
+    check_accelerator(config.trainer.accelerator)  # this and the next before there is a directory
+    check_classes(config)
     with ExitStack() as opened:
         opened.enter_context(own_process(config.threads))
         opened.enter_context(quiet())
-        # Before there is a directory; a Hydra job has one already, where its failure is recorded.
-        parts = None if HydraConfig.initialized() else build(config)
         opened.enter_context(disk_errors(config.run_dir))
         run = opened.enter_context(RunDirectory(Path(config.run_dir)))
         signals = opened.enter_context(StopSignals())
@@ -135,7 +102,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         run.write_config(config)
         try:
             with ExitStack() as of_session:
-                session = connect(parts or build(config), config, run, signals, of_session)
+                session = connect(build(config), config, run, signals, of_session)
                 run.write_config(config)  # again: now it says which steps are made
                 fit(session, config, run)
                 complete(session, config, run)
@@ -147,36 +114,8 @@ def train(config: DictConfig) -> dict[str, Any]:
                 run.update_record(status=status, error=f"{type(error).__name__}: {error}", epochs=run.epochs_written())
             signals.check()
             if isinstance(error, MisconfigurationException):  # Lightning's, for settings that do not go together
-                raise SettingError("trainer", "Trainer", f"cannot be used so ({_one_line(error)})") from error
+                raise SettingError("trainer", "Trainer", f"cannot be used so ({one_line(error)})") from error
             raise
-
-
-def build(config: DictConfig) -> Parts:
-    """Builds what the configuration names.
-
-    Raises:
-        SettingError: something cannot be built, or does not fit.
-    """
-    loggers = loggers_of(config)
-    datamodule = instantiate(config.data)
-    torch.manual_seed(stream_seed(config.seed, "weights"))
-    backbone = instantiate(config.model)
-    check_logits(backbone, "model", config.network)
-    loss, metrics = _loss(config), _metrics(config)
-    make_optimizer = instantiate(config.optimizer)
-    optimizer = _make("optimizer", make_optimizer, backbone.parameters())  # only now does it look at its arguments
-    scheduler = {name: value for name, value in config.scheduler.items() if name not in OF_SCHEDULER}
-    make_scheduler = instantiate(OmegaConf.create(scheduler)) if "_target_" in scheduler else None
-    if make_scheduler is not None:
-        unknown = {"total_steps": 1000} if scheduler.get("total_steps", 0) is None else {}  # until there is a run
-        _make("scheduler", make_scheduler, optimizer, **unknown)
-    callbacks = {str(name): instantiate(entry) for name, entry in config.callbacks.items() if entry is not None}
-    check_callbacks(callbacks, [*COLUMNS, *(f"val/{name}" for name in metrics)], bool(loggers) or _shows_events(config))
-    if config.trainer.get("max_time"):
-        time: Any = OmegaConf.to_container(OmegaConf.create({"max": config.trainer.max_time}))
-        callbacks["trainer.max_time"] = _make("trainer.max_time", Timer, time["max"], interval="epoch", verbose=False)
-    choose(config, backbone, optimizer, callbacks)
-    return Parts(datamodule, backbone, loss, metrics, make_optimizer, make_scheduler, optimizer, callbacks)
 
 
 def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSignals, opened: ExitStack) -> Session:
@@ -216,13 +155,13 @@ def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSi
     loggers = opened.enter_context(Loggers(config, run, lambda: recorder.rows).closing())
     recorder.on_epoch.append(loggers.epoch)
     events = None
-    if _shows_events(config):
+    if shows_events(config):
         events = opened.enter_context(closing(Events(run, config, done)))
         recorder.on_epoch.append(events.epoch)
     for name, callback in parts.callbacks.items():
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(run.last.parent / name)  # apart from the run's own last.ckpt
-    trainer = _make(
+    trainer = make(
         "trainer",
         Trainer,
         **settings,
@@ -298,86 +237,6 @@ def complete(session: Session, config: DictConfig, run: RunDirectory) -> None:
         wall_seconds=round(session.recorder.wall_seconds(), 3),
     )
     log.info("%s: %s", os.path.relpath(run.path), session.recorder.conclusion(test))
-
-
-def _make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:
-    """Raises: SettingError, where `make`, a class or a function, refuses its arguments."""
-    try:
-        return make(*arguments, **keywords)
-    except Exception as error:  # whatever a user's own class raises
-        name = getattr(getattr(make, "func", make), "__qualname__", make)
-        raise SettingError(setting, name, f"could not be made ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _shows_events(config: DictConfig) -> bool:
-    """Whether the run has TensorBoard."""
-    return bool(config.logger.get("tensorboard")) and bool(config.get("tensorboard", {}).get("enabled", True))
-
-
-def _loss(config: DictConfig) -> nn.Module:
-    """Raises: SettingError, where the loss is no mean over two images."""
-    wanted = "must be an nn.Module from logits (N, 10) and labels (N,) to a mean ()"
-    settings, target = dict(config.loss), config.loss.get("_target_")
-    if target != OUR_LOSS:  # loss._target_=CLASS keeps what stands beside it: of no meaning where it changes nothing
-        settings = {name: value for name, value in settings.items() if value not in (None, 0)}
-    loss = instantiate(OmegaConf.create(settings))
-    if not isinstance(loss, nn.Module):
-        raise SettingError("loss", target, f"{wanted}, and is {type(loss).__name__}")
-    try:
-        value = loss(torch.zeros(2, 10), torch.tensor([0, 1]))
-    except Exception as error:  # whatever a user's own class raises
-        raise SettingError("loss", target, f"{wanted}, and fails ({_one_line(error)})") from error
-    if not isinstance(value, torch.Tensor) or value.ndim:
-        raise SettingError("loss", target, f"{wanted}, and gives something else: reduction=mean, where it has one")
-    return loss
-
-
-def _metrics(config: DictConfig) -> dict[str, Metric]:
-    """Raises: SettingError, where one is no metric of logits and labels that gives a number."""
-    found: dict[str, Metric] = {}
-    for name, entry in config.metrics.items():
-        setting, target = f"metrics.{name}", entry.get("_target_") if isinstance(entry, DictConfig) else entry
-        wanted = "must be one of torchmetrics, of logits (N, 10) and labels (N,), that gives one number"
-        metric = instantiate(entry) if isinstance(entry, DictConfig) else None
-        if not isinstance(metric, Metric) or f"val/{name}" in COLUMNS:
-            raise SettingError(setting, target, f"{wanted}, and a name of its own")
-        try:
-            metric.update(torch.eye(10), torch.arange(10))
-            float(metric.compute())
-            metric.reset()
-        except Exception as error:
-            raise SettingError(setting, target, f"{wanted}, and fails ({_one_line(error)})") from error
-        found[str(name)] = metric
-    return found
-
-
-def check_callbacks(callbacks: Mapping[str, Any], measured: Sequence[str], logs: bool) -> None:
-    """Raises: SettingError, where one is no callback, watches what is not measured or has no logger to tell."""
-    own = any(not type(callback).__module__.startswith("lightning.") for callback in callbacks.values())
-    for name, callback in callbacks.items():
-        if not isinstance(callback, Callback):
-            raise SettingError(f"callbacks.{name}", type(callback).__name__, "must be a Lightning Callback")
-        if isinstance(callback, OnExceptionCheckpoint) and Path(callback.ckpt_path).exists():
-            raise SettingError(
-                f"callbacks.{name}",
-                callback.ckpt_path,
-                "is there already, and Lightning would start from it: remove it",
-            )
-        monitor = getattr(callback, "monitor", None)
-        if monitor is not None and monitor not in measured and not own:  # a user's own callback may log it
-            close = difflib.get_close_matches(str(monitor), measured, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(measured)}"
-            raise SettingError(f"callbacks.{name}.monitor", monitor, f"nothing of that name is measured; {hint}")
-        if isinstance(callback, LearningRateMonitor | DeviceStatsMonitor | ThroughputMonitor) and not logs:
-            raise SettingError(
-                f"callbacks.{name}",
-                type(callback).__name__,
-                "tells loggers, and there is none: add one with logger=csv",
-            )
 
 
 class _Callable(ModuleType):

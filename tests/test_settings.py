@@ -30,43 +30,42 @@ BAD_INPUT = {
     "foo": "foo: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]",
     "seed=one": "seed=one: must be a whole number of at least 0 and below 2**64",
     "seed=18446744073709551616": "seed=18446744073709551616: must be a whole number of at least 0 and below 2**64",
-    "model=null": "model=null: is a group: choose one of its options, which --help lists",
-    "optimizer=": "optimizer=null: is a group: choose one of its options, which --help lists",
+    "model=null": "model=null: is a group: choose one of its options, network_a, network_b, tiny",
+    "optimizer=": "optimizer=null: is a group: choose one of its options, adam, sgd",
     "optimizer.fused=maybe": "optimizer.fused=maybe: must be true or false, or null",
     "trainer.deterministic=maybe": "trainer.deterministic=maybe: must be true, false or warn",
     "data.mirror=banana": "data.mirror=banana: must be a URL, such as https://example.org/mnist, or null",
     "sweep=../..": "sweep=../..: must be a name such as seeds or paper/long: it becomes logs/sweeps/NAME",
     "trainer.max_epochs=0": "trainer.max_epochs=0: must be a whole number of at least 1",
     "trainer.max_epochs=2.5": "trainer.max_epochs=2.5: must be a whole number of at least 1",
-    "trainer=3": "trainer=3: must be a group of settings, such as trainer.max_epochs",
+    "trainer=3": "trainer=3: must be a group of settings, such as trainer.accelerator",
     "data.batch_size=0": "data.batch_size=0: must be a whole number of at least 1",
-    "optimizer.lr=-0.1": "optimizer.lr=-0.1: must be a number above 0",
+    "optimizer.lr=-0.1": "optimizer.lr=-0.1: must be a number above 0 and at most 3.4e+38",
     "model.dropout=1": "model.dropout=1: must be a number of at least 0 and below 1",
     "trainer.devices=2": "trainer.devices=2: must be 1: a run uses one device; a sweep puts its runs on several",
     "trainer.strategy=ddp": "trainer.strategy=ddp: must be auto: a run uses one device; a sweep puts its runs on "
     "several",
-    "threads=0": "threads=0: must be a whole number of at least 1, or null",
+    "threads=0": "threads=0: must be a whole number from 1 to 1024, or null",
     "average=mean": "average=mean: must be one of weighted, macro, micro",
     "run_dir=/dev/null/run": "run_dir=/dev/null/run: cannot be written (Not a directory): choose a directory that you "
     "can write to",
     "trainer.accelerator=gpu": "trainer.accelerator=gpu: PyTorch finds no such device on this machine: use cpu, "
     "or auto",
     "+trainer.num_nodes=2": "trainer.num_nodes=2: must be 1: a run uses one device; a sweep puts its runs on several",
-}
-# These are known only once torch is there.
-LATER_BAD_INPUT = {
-    "data.batch_size=57001": "data.batch_size=57001: must be at most the 57,000 training images",
-    "data.root=/nowhere": "data.root=/nowhere: has no MNIST/raw/t10k-images-idx3-ubyte: give a root that does, or set "
-    "data.download=true",
-    "+trainer.foo=3": "trainer=Trainer: could not be made (Trainer.__init__() got an unexpected keyword argument "
-    "'foo')",
-    "+optimizer.betas=3": "optimizer=Adam: could not be made ('int' object is not subscriptable)",
+    "+trainer.foo=3": "trainer.foo=3: there is no setting trainer.foo; did you mean trainer.steps?",
+    "+optimizer.betas=3": "optimizer.betas=3: torch.optim.Adam takes a list of 2: a number, a number",
     "+model.num_classes=7": "model=network_a: must be an nn.Module from images (N, 1, 28, 28) to logits (N, 10), and "
     "gives a tensor of (2, 7) for two images",
     "+model.in_features=7": "model=network_a: must be an nn.Module from images (N, 1, 28, 28) to logits (N, 10), and "
     "fails (mat1 and mat2 shapes cannot be multiplied (2x784 and 7x64))",
-    "+model.depth=3": 'model: mnist_mlp.backbone.MLP could not be made (TypeError("MLP.__init__() got an unexpected '
-    "keyword argument 'depth'\"))",
+    "+model.depth=3": "model.depth=3: mnist_mlp.backbone.MLP takes no depth; it takes hidden, dropout, init, "
+    "in_features, num_classes",
+}
+# These are known only once the images are there.
+LATER_BAD_INPUT = {
+    "data.batch_size=57001": "data.batch_size=57001: must be at most the 57,000 training images",
+    "data.root=/nowhere": "data.root=/nowhere: has no MNIST/raw/t10k-images-idx3-ubyte: give a root that does, or set "
+    "data.download=true",
 }
 
 
@@ -108,7 +107,7 @@ def test_the_defaults_follow_every_rule() -> None:
     ]
     assert missing == ["trainer.num_nodes"]  # Lightning's, with one right value
     of_step = [name for name in rules_of(compose_config(["scheduler=step"])) if name.startswith("scheduler.")]
-    assert of_step[-2:] == ["scheduler.step_size", "scheduler.gamma"]
+    assert of_step[-3:] == ["scheduler.step_size", "scheduler.T_max", "scheduler.gamma"]
 
 
 def test_an_argument_of_a_users_own_class_is_its_own_affair() -> None:

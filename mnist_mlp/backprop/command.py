@@ -20,17 +20,16 @@ from mnist_mlp.backprop.expression import parse
 from mnist_mlp.backprop.passes import prove, work
 from mnist_mlp.run.directory import durable_write
 from mnist_mlp.settings import BACKPROP_RULES, SettingError, check, end, make_directory, one_sentence
+from mnist_mlp.surroundings import import_from_here
 
 MAX_NODES = 60  # nobody could read a larger graph, drawn or printed
 
 
 def main() -> None:
     """Runs `mnist-backprop`. Exit status: 0; 1 where a setting cannot be used; 2 for an unknown flag."""
-    sys.path.append(os.getcwd())  # as for mnist-train: a backbone's class may lie beside where its user works
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without ∂ shows a question mark
     sys.argv[1:] = quote_for_hydra(sys.argv[1:])
     with one_sentence("backprop"):
+        import_from_here()
         job()
 
 

@@ -10,6 +10,7 @@ from matplotlib.path import Path
 
 from mnist_mlp.backprop.layout import LINE, MARGIN, PADDING, SIZE, SYMBOLS, TITLE, Edge, Layout
 from mnist_mlp.backprop.passes import Passes
+from mnist_mlp.drawing.figure import defaults
 
 FORWARD, BACKWARD, PLAIN, FAINT = "#1a4f9c", "#b3261e", "#222222", "#a8a8a8"
 DPI, WIDEST = 120, 12000  # pixels
@@ -80,6 +81,7 @@ def final(passes: Passes) -> Frame:
     return Frame("Values forward, gradients backward", every, gradients, edges, set())
 
 
+@defaults()
 def frame_figure(layout: Layout, frame: Frame) -> Figure:
     """One picture."""
     figure = Figure(figsize=(layout.width, layout.height), dpi=min(DPI, WIDEST / layout.width))

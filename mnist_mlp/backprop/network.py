@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from mnist_mlp.classifier import cross_entropy
+from mnist_mlp.drawing.figure import defaults
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import SettingError
 
@@ -171,6 +172,7 @@ def _aligned(rows: list[list[str]]) -> str:
     return "\n".join(map(line, [rows[0], rule, *rows[1:]]))
 
 
+@defaults()
 def network_figure(passes: NetworkPasses) -> Figure:
     """Draws the image, the norms layer by layer, the dead ReLUs, and ∂loss/∂logits."""
     figure = Figure(figsize=(15, 2.2 + 0.32 * max(len(passes.layers), 10)), dpi=110, layout="constrained")

@@ -73,7 +73,9 @@ def write_page(directory: Path, output: Path | None = None, readme: Path | None 
         page.write_readme(made, place, readme)
     console = Console(highlight=False)
     console.print(
-        f"Report: {os.path.relpath(place / 'report.html')}, and report.md and figures/ beside it", soft_wrap=True
+        f"Report: {os.path.relpath(place / 'report.html')}, and report.md and figures/ beside it",
+        soft_wrap=True,
+        markup=False,
     )
 
 

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
+from mnist_mlp.drawing.figure import defaults
 from mnist_mlp.run import metrics
 from mnist_mlp.run.metrics import METRIC
 from mnist_mlp.run.records import Run
@@ -81,7 +82,7 @@ class Stated(NamedTuple):
 
 def rendered(build: Callable[[], Figure]) -> tuple[bytes, bytes]:
     """A chart as PNG, in 256 colours, and as SVG, its coordinates with one decimal of a point."""
-    with rc_context(STYLE):
+    with defaults(), rc_context(STYLE):
         figure = build()
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # which would lay it out anew for each form, at most of the time

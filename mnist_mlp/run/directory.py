@@ -21,6 +21,8 @@ from mnist_mlp.settings import SettingError, flatten, load_yaml, make_directory
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
+LAST = Path("checkpoints", "last.ckpt")
+
 
 def durable_write(path: Path, content: bytes) -> None:
     """Replaces `path` as a whole: written beside it, flushed to disk, renamed over it.
@@ -52,7 +54,14 @@ def disk_errors(run_dir: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno == errno.ENOENT and not os.path.isdir(run_dir):
+            problem = "was deleted while the run was at work: the same command begins it again"
+            raise SettingError("run_dir", os.path.relpath(run_dir), problem) from error
+        # Only of a file in the directory, or of one without a name, which is being written.
+        inside = error.filename is None or Path(os.path.abspath(error.filename)).is_relative_to(
+            os.path.abspath(run_dir)
+        )
+        if error.errno not in DISK_ERRORS or not inside:
             raise
         problem = f"cannot be written ({error.strerror}): mend that, and the same command goes on where this stopped"
         raise SettingError("run_dir", os.path.relpath(run_dir), problem) from error
@@ -73,7 +82,7 @@ class RunDirectory:
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.csv"
         self.uncommitted = path / "uncommitted.diff"
-        self.last = path / "checkpoints" / "last.ckpt"
+        self.last = path / LAST
         self.best = path / "checkpoints" / "best.ckpt"
         make_directory(path)
         self.last.parent.mkdir(exist_ok=True)
@@ -101,28 +110,8 @@ class RunDirectory:
         """
         if not self.last.exists():
             return False
-        longer = self.refuse_other_settings(config)
+        longer = refuse_other_settings(self.path, config)
         return self.read_record().get("status") == "completed" and not longer
-
-    def refuse_other_settings(self, config: DictConfig) -> bool:
-        """Compares the recorded configuration with the one asked for, whose `trainer.steps=auto` becomes the record's.
-
-        Returns:
-            Whether more epochs are asked for than before.
-
-        Raises:
-            SettingError: they differ in more than `other_settings` leaves out or how many epochs it may yet take.
-        """
-        recorded = load_yaml(self.config, "run_dir")
-        longer = config.trainer.max_epochs > recorded.trainer.max_epochs
-        others = other_settings(recorded, config)
-        if longer:
-            del others[LENGTH]
-        if others:
-            raise SettingError("run_dir", self.path, f"{was_run_with(others)}: keep that, or give another run_dir")
-        if config.trainer.steps == "auto":
-            config.trainer.steps = upgraded(flatten(recorded))[STEPS]
-        return bool(longer)
 
     def refuse_checkpoint(self, checkpoint: Mapping[str, Any], config: DictConfig) -> None:
         """Raises: SettingError, where this `last.ckpt` is of a run with other settings than this directory's."""
@@ -167,6 +156,30 @@ class RunDirectory:
 
     def write_metrics(self, rows: Iterable[Row]) -> None:
         durable_write(self.metrics, metrics_csv(rows).encode())
+
+
+def refuse_other_settings(path: Path, config: DictConfig) -> bool:
+    """Compares the configuration of the run in a directory, if it holds one, with the one asked for, whose
+    `trainer.steps=auto` becomes the record's.
+
+    Returns:
+        Whether more epochs are asked for than before.
+
+    Raises:
+        SettingError: they differ in more than `other_settings` leaves out or how many epochs it may yet take.
+    """
+    if not (path / LAST).exists():
+        return False
+    recorded = load_yaml(path / "config.yaml", "run_dir")
+    longer = config.trainer.max_epochs > recorded.trainer.max_epochs
+    others = other_settings(recorded, config)
+    if longer:
+        del others[LENGTH]
+    if others:
+        raise SettingError("run_dir", path, f"{was_run_with(others)}: keep that, or give another run_dir")
+    if config.trainer.steps == "auto":
+        config.trainer.steps = upgraded(flatten(recorded))[STEPS]
+    return bool(longer)
 
 
 def metrics_csv(rows: Iterable[Mapping[str, float]]) -> str:

@@ -7,10 +7,10 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-# Ctrl-C, the request to end that systems send, and the two that Slurm is asked for before a job's time is up: the
-# usual one, and submitit's.
+# Ctrl-C, the request to end that systems send, the end of the terminal, and the two that Slurm is asked for before a
+# job's time is up: the usual one, and submitit's.
 STOP_SIGNALS = tuple(
-    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,12 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():  # where Python lets no signal be taken
             log.info("This run is in a thread, where signals such as Ctrl-C do not reach it")
             return self
-        self._previous = {signum: signal.signal(signum, self._note) for signum in STOP_SIGNALS}
+        for signum in STOP_SIGNALS:
+            if signum.name != "SIGHUP" or signal.getsignal(signum) != signal.SIG_IGN:  # as nohup has it
+                self._previous[signum] = signal.signal(signum, self._note)
         return self
 
     def __exit__(

@@ -9,6 +9,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Iterable
+from importlib import metadata
 
 from mnist_mlp.run.records import read_record
 from mnist_mlp.run.signals import StopSignals
@@ -60,6 +61,11 @@ class ClusterLauncher(SweepLauncher):
                 job.state = "running" if read_record(job.path).get("status") == "running" else "waiting"
             view.refresh()
             time.sleep(POLL)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package is there. A directory or a file of its name beside where the user works is not it."""
+    return any(True for _ in metadata.Distribution.discover(name=package))
 
 
 def refused(launcher: str, problem: str) -> SettingError:

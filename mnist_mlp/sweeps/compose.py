@@ -89,6 +89,8 @@ class Composer:
                 *(override for override in overrides if override.partition("=")[0] not in PLACES),
                 f"sweep={as_override(settings.sweep)}",
                 *from_hydra,
+                "hydra.mode=RUN",  # also where an experiment asks for a sweep
+                "hydra.run.dir=${run_dir}",
                 *(quiet if config.hydra.runtime.choices["hydra/job_logging"] == "run" else []),
             ],
             settings.trainer.max_epochs,

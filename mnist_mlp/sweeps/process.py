@@ -34,6 +34,7 @@ def start_server(command: Command, threads: int | None, portable: bool) -> None:
         # A killed job leaves a lock of tqdm's, which Python would tell the user of at the end.
         ignored = ["ignore:resource_tracker:UserWarning", *filter(None, [os.environ.get("PYTHONWARNINGS")])]
         os.environ["PYTHONWARNINGS"] = ",".join(reversed(ignored))
+        os.environ["PYTHONSAFEPATH"] = "1"  # the server would import a random.py of the working directory's
         multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, command.__module__])
         # The server ignores Ctrl-C, which reaches it as well.
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)

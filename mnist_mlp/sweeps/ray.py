@@ -1,6 +1,5 @@
 """`hydra/launcher=ray`: the jobs of a sweep as tasks of Ray."""
 
-import importlib.util
 import os
 import re
 import socket
@@ -11,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.settings import SettingError
-from mnist_mlp.sweeps.cluster import ClusterLauncher, refused
+from mnist_mlp.sweeps.cluster import ClusterLauncher, is_installed, refused
 from mnist_mlp.sweeps.jobs import Job
 from mnist_mlp.sweeps.launcher import HYDRAS_NAME
 from mnist_mlp.sweeps.process import run_here, users_environment
@@ -40,7 +39,7 @@ class RayLauncher(ClusterLauncher):
         Raises:
             SettingError: it is out of reach, or has no node for a job.
         """
-        if importlib.util.find_spec("ray") is None:
+        if not is_installed("ray"):
             raise refused("ray", "needs another package: pip install 'mnist-mlp[ray]'")
         import ray
 

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from mnist_mlp.drawing.figure import defaults
 from mnist_mlp.settings import as_override
 
 # Of each end that a trial can come to: what the legend calls it, colour and marker.
@@ -24,6 +25,7 @@ COLUMNS = 4  # pictures of settings in a row
 ROOM = 1.5  # how many times as far from the best as the worst quarter begins a trial still has its place
 
 
+@defaults()
 def draw(study: Study, objective: str, trials: Sequence[FrozenTrial]) -> Figure:
     """The objective by trial with the best so far, and under it the objective by each setting.
 

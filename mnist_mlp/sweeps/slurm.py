@@ -1,6 +1,5 @@
 """`hydra/launcher=submitit_slurm`: the jobs of a sweep as one job array of Slurm."""
 
-import importlib.util
 import logging
 import re
 import shutil
@@ -16,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_mlp.run.records import read_record
 from mnist_mlp.run.signals import STOP_SIGNALS
 from mnist_mlp.settings import SettingError
-from mnist_mlp.sweeps.cluster import ClusterLauncher, refused
+from mnist_mlp.sweeps.cluster import ClusterLauncher, is_installed, refused
 from mnist_mlp.sweeps.jobs import Job
 from mnist_mlp.sweeps.launcher import HYDRAS_NAME
 from mnist_mlp.sweeps.process import run_here, users_environment
@@ -48,7 +47,7 @@ class SlurmLauncher(ClusterLauncher):
     @staticmethod
     def check(config: DictConfig) -> None:
         """Raises: SettingError, where Slurm could not run the jobs of a sweep, or still has some of them."""
-        if importlib.util.find_spec("submitit") is None:
+        if not is_installed("submitit"):
             raise refused("submitit_slurm", "needs another package: pip install 'mnist-mlp[slurm]'")
         for command in SLURM_COMMANDS:
             if shutil.which(command) is None:

@@ -32,8 +32,10 @@ NAMES = (*PLACES, *LABELS)  # settings that only say where a run lies and what i
 def open_study(path: Path, direction: Direction | None = None) -> tuple["Study", "RDBStorage"]:
     """Opens the study in a file; where a direction is given, makes a new one there."""
     import optuna
+    from sqlalchemy import URL  # Optuna's own
 
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
+    # Of a URL made by hand, a ? or a % in the path would be something else.
+    storage = optuna.storages.RDBStorage(URL.create("sqlite", database=str(path.absolute())).render_as_string())
     if direction is not None:
         return optuna.create_study(storage=storage, study_name="search", direction=direction), storage
     return optuna.load_study(study_name="search", storage=storage), storage

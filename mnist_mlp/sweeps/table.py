@@ -67,7 +67,7 @@ def summarise(directory: Path) -> list[Run]:
     durable_write(directory / "results.csv", text.getvalue().encode())
     console = Console(highlight=False)
     console.print(conclude(directory) if (directory / STUDY).exists() else view(runs))
-    console.print(f"Saved as {os.path.relpath(directory / 'results.csv')}", soft_wrap=True)
+    console.print(f"Saved as {os.path.relpath(directory / 'results.csv')}", soft_wrap=True, markup=False)
     return runs
 
 

@@ -29,7 +29,7 @@ LANDING = f"""<!doctype html>
 <script>
   const settings = "_tb_global_settings";
   localStorage.getItem(settings) || localStorage.setItem(settings, '{json.dumps(BROWSER_SETTINGS)}');
-  location.replace("/index.html" + (location.hash || "#TAB"));
+  location.replace("index.html" + (location.hash || "#TAB"));
 </script>
 """
 
@@ -127,6 +127,8 @@ def contents(directory: Path) -> str:
     lines = [f"{shown} run{'' if shown == 1 else 's'} under {directory}"]
     if not shown:
         lines = [f"There are no runs to show under {directory} yet: they appear here as they start"]
+    if not directory.exists():
+        lines = [f"There is no directory {directory} yet: runs appear here as they start"]
     if without:
         lines.append(f"{without} more without event files: not shown")
     lines += [

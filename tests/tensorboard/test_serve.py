@@ -103,7 +103,7 @@ def test_it_opens_on_the_charts_or_of_many_runs_on_their_table(tmp_path: Path) -
 
 def test_a_directory_without_runs_is_served_until_there_are_some(finished: Finished, tmp_path: Path) -> None:
     with served(tmp_path / "logs") as (_, url, said):
-        assert f"There are no runs to show under {tmp_path / 'logs'} yet" in said
+        assert f"There is no directory {tmp_path / 'logs'} yet" in said
         assert get(f"{url}data/runs") == []
         shutil.copytree(finished[0], tmp_path / "logs" / "run")
         assert wait_for_runs(url, 1) == ["run/tensorboard"]

@@ -1,0 +1,160 @@
+"""The classes that a run names: held against their signatures, and made once on trial, before there is a directory.
+
+Imports PyTorch, as what it looks at does. `settings.check` has looked at the arguments' names before, in the source.
+"""
+
+import contextlib
+import inspect
+import os
+import pydoc
+import types
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from hydra.errors import InstantiationException
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from mnist_mlp.parts import build, make
+from mnist_mlp.run.streams import random_states, set_random_states
+from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
+from mnist_mlp.settings import SettingError, as_override, built, refuse_arguments
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+
+
+def check_classes(config: DictConfig) -> None:
+    """Checks what is given to each class that the configuration names, and to the Trainer.
+
+    Args:
+        config: settled.
+
+    Raises:
+        SettingError: there is no such class, it does not take an argument, or a value is not what its annotation says;
+            or it cannot be made of what it is given.
+    """
+    for place, node in built(config):
+        _check_arguments(place, node)
+    taken = inspect.signature(Trainer).parameters
+    plain: Any = OmegaConf.to_container(config.trainer)
+    settings = {name: value for name, value in plain.items() if name in taken}
+    for name, value in settings.items():
+        _check_value(f"trainer.{name}", value, taken[name].annotation, "Lightning's Trainer")
+    states = random_states()
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when the run builds what it uses
+            _try(config, settings)
+    finally:
+        set_random_states(states)
+
+
+def _try(config: DictConfig, trainer: Mapping[str, Any]) -> None:
+    """Makes each class, and steps the scheduler once.
+
+    Raises:
+        SettingError: for whatever one of them raises.
+    """
+    try:
+        parts = build(config)
+    except InstantiationException as error:  # whatever a user's own class raises, in Hydra's words
+        cause = error.__cause__ or error
+        if isinstance(cause, SettingError):
+            raise cause from error
+        raise
+    if parts.make_scheduler is not None and config.scheduler.get("total_steps", 0) is not None:
+        scheduler = make("scheduler", parts.make_scheduler, parts.optimizer)
+        make("scheduler", scheduler.step, *([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+    make("trainer", Trainer, **{**QUIET, **trainer, "logger": False, "plugins": [ONE_PROCESS()]})
+
+
+def _check_arguments(place: str, node: DictConfig) -> None:
+    target = str(node["_target_"])
+    try:
+        found = pydoc.locate(target)
+    except pydoc.ErrorDuringImport as error:
+        problem = f"cannot be imported ({type(error.value).__name__}: {error.value})"
+        raise SettingError(f"{place}._target_", target, problem) from error
+    if not callable(found):
+        problem = "is not a class" if found else "is not there: give the full name of a class, such as torch.optim.Adam"
+        raise SettingError(f"{place}._target_", target, problem)
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # of some classes that are written in C
+        return
+    with contextlib.suppress(Exception):  # an annotation may name what is imported for a type checker only
+        signature = inspect.signature(found, eval_str=True)
+    arguments = signature.parameters
+    if not any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):
+        refuse_arguments(place, node, tuple(arguments))
+    values: Any = OmegaConf.to_container(node)
+    for name, argument in arguments.items():
+        if name in values:
+            _check_value(f"{place}.{name}", values[name], argument.annotation, target)
+        elif (
+            argument.default is argument.empty
+            and argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY)
+            and not (values.get("_partial_") or values.get("_args_"))
+        ):
+            raise SettingError(place, target, f"takes {name}, which has no default: add +{place}.{name}=VALUE")
+
+
+def _check_value(setting: str, value: Any, annotation: Any, taker: str) -> None:
+    if _fits(value, annotation):
+        return
+    problem = f"{taker} takes {_wanted(annotation)}"
+    if isinstance(value, str) and not isinstance(yaml.safe_load(value), str):
+        problem += "; a number from the environment is written ${oc.decode:${oc.env:NAME}}"
+    raise SettingError(setting, as_override(value) if isinstance(value, list | dict) else value, problem)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a plain value may be what an annotation says. Of a class that is not Python's own this cannot tell."""
+    kind, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if isinstance(value, dict) and "_target_" in value:
+        return True  # what it builds is looked at by itself
+    if annotation is None or annotation is type(None):
+        return value is None
+    if kind is Annotated:
+        return _fits(value, inner[0])
+    if kind is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in inner)
+    if kind in (Union, types.UnionType):
+        told = [part for part in inner if part in WORDS or get_origin(part) is not None]
+        return any(_fits(value, part) for part in (told if set(told) - {type(None)} else inner))
+    if isinstance(kind, TypeVar) or not isinstance(kind, type):
+        return True
+    if kind in WORDS:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return (
+            number if kind is float else number and isinstance(value, int) if kind is int else isinstance(value, kind)
+        )
+    if issubclass(kind, Mapping):
+        return isinstance(value, dict)
+    if issubclass(kind, tuple):
+        same = not inner or inner[-1] is Ellipsis or (isinstance(value, list) and len(value) == len(inner))
+        parts = inner if same and Ellipsis not in inner else inner[:1] * len(value if isinstance(value, list) else [])
+        return isinstance(value, list) and same and all(map(_fits, value, parts))
+    if issubclass(kind, Iterable) and kind.__module__ in ("builtins", "collections.abc"):
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value if inner)
+    return isinstance(value, str) if issubclass(kind, os.PathLike) else True
+
+
+def _wanted(annotation: Any) -> str:
+    """An annotation in words."""
+    kind, inner = get_origin(annotation), get_args(annotation)
+    if kind is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if kind in (Union, types.UnionType):
+        told = [part for part in inner if part in WORDS or get_origin(part) is not None]  # what can be written in YAML
+        return " or ".join(dict.fromkeys(map(_wanted, told or inner)))
+    if annotation in WORDS:
+        return WORDS[annotation]
+    if kind is not None and issubclass(kind, tuple) and Ellipsis not in inner:
+        return f"a list of {len(inner)}: {', '.join(map(_wanted, inner))}"
+    if kind is not None and issubclass(kind, Iterable) and not issubclass(kind, Mapping):
+        return f"a list of {_wanted(inner[0])}" if inner else "a list"
+    return f"a {getattr(annotation, '__name__', annotation)}"

@@ -1,0 +1,164 @@
+"""What surrounds a command: outputs that take nothing, signals, a matplotlibrc, places that are gone."""
+
+import errno
+import inspect
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from mnist_mlp.drawing.figure import defaults, png
+from mnist_mlp.run.directory import disk_errors
+from mnist_mlp.run.signals import StopSignals
+from mnist_mlp.settings import SettingError, one_sentence
+from mnist_mlp.signatures import parameters
+from mnist_mlp.sweeps.study import close, open_study
+
+# A command that prints; `{}` is what it does besides.
+PRINTS = "import sys; from mnist_mlp.surroundings import settle_in; settle_in(); print('2 ± 1' * 40_000); {}"
+
+
+def printed(redirection: str, then: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = f'"{sys.executable}" -c "{PRINTS.format(then)}" {redirection}'
+    changed = {**os.environ, "PYTHONUNBUFFERED": "", **environment}
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=changed)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_output_is_a_sentence(unbuffered: str) -> None:
+    code = "from mnist_mlp.settings import one_sentence\nwith one_sentence():\n    print('x')\n"
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "{code}" > /dev/full'],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    assert done.stderr == "standard output: cannot be used (No space left on device)\n"
+    assert done.returncode == 1
+
+
+def test_a_reader_that_has_gone_ends_a_command_without_a_word() -> None:
+    done = printed("| head -c 1; exit ${PIPESTATUS[0]}", "sys.stdout.flush()")
+    assert "Traceback" not in done.stderr or "BrokenPipeError" in done.stderr
+    with pytest.raises(SystemExit) as ended, one_sentence():
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe", "standard output")
+    assert ended.value.code == 141
+
+
+def test_a_closed_standard_error_is_no_file_of_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    done = printed("2>&- > /dev/null", f"f = open('{file}', 'w'); print(f.fileno(), file=f); print(1, file=sys.stderr)")
+    assert done.returncode == 0
+    assert int(file.read_text()) > 2
+
+
+def test_a_terminal_without_a_sign_shows_a_question_mark() -> None:
+    assert printed("", PYTHONIOENCODING="ascii").stdout.startswith("2 ? 12 ? 1")
+
+
+def test_what_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "logs").write_text("")
+    with pytest.raises(SystemExit) as ended, one_sentence():
+        (tmp_path / "logs" / "sweeps").mkdir(parents=True)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"{tmp_path}/logs/sweeps: cannot be used (Not a directory)\n"
+
+
+def test_the_place_that_cannot_be_written_is_blamed(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), disk_errors(str(tmp_path / "run")):
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/mnist")
+    (tmp_path / "run").mkdir()
+    with (
+        pytest.raises(SettingError, match=r"run_dir=.*run: cannot be written \(Permission"),
+        disk_errors(str(tmp_path / "run")),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "run" / "run.json"))
+    with pytest.raises(SettingError, match=r"run_dir=.*was deleted while"), disk_errors(str(tmp_path / "run")):
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run" / "metrics.csv").write_text("")
+
+
+def test_outside_of_the_main_thread_no_signal_is_taken_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[object] = []
+
+    def work() -> None:
+        with StopSignals() as signals:
+            signals.check()
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    with caplog.at_level(logging.WARNING):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert seen == [before]
+    assert [record.message for record in caplog.records] == [
+        "not in the main thread: no signal stops this run at an optimizer step"
+    ]
+
+
+def test_the_end_of_the_terminal_stops_a_run_unless_nohup_says_otherwise() -> None:
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.received == signal.SIGHUP
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received is None
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_ctrl_c_while_a_command_is_imported_says_nothing(tmp_path: Path) -> None:
+    # A package that a command imports early is one that interrupts the process, as Ctrl-C would at that moment.
+    (tmp_path / "hydra.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    code = "from mnist_mlp.start import train; train()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_matplotlibrc_changes_no_picture() -> None:
+    @defaults()
+    def picture() -> Figure:
+        figure = Figure()
+        figure.add_subplot().plot([1, 2], label="x")
+        return figure
+
+    usual = png(picture())
+    with matplotlib.rc_context({"font.size": 30, "savefig.bbox": "tight", "lines.linewidth": 9, "axes.grid": True}):
+        assert png(picture()) == usual
+
+
+def test_a_study_may_lie_anywhere(tmp_path: Path) -> None:
+    place = tmp_path / "really? 50%25 #1"
+    place.mkdir()
+    _, storage = open_study(place / "study.db", "maximize")
+    close(storage)
+    assert [path.name for path in tmp_path.rglob("*")] == [place.name, "study.db"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Adam", "AdamW", "SGD", "RMSprop", "lr_scheduler.StepLR", "lr_scheduler.ReduceLROnPlateau"]
+)
+def test_the_source_says_what_the_signature_does(name: str) -> None:
+    signature = inspect.signature(eval(f"torch.optim.{name}", {"torch": torch}))
+    assert parameters(f"torch.optim.{name}") == tuple(signature.parameters)
+    assert parameters("torch.nn.Sequential") is None
+    assert parameters("os.mkdir") is None
