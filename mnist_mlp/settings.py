@@ -495,9 +495,9 @@ def rules_of(config: Mapping[str, Any] | DictConfig) -> dict[str, Rule]:
     for group in BUILT:
         node = config.get(group)
         target = str(node.get("_target_")) if isinstance(node, Mapping | DictConfig) else ""
-        for name, arguments in CLASS_RULES.items():
-            if target == name or (name.endswith(".") and target.startswith(name)):
-                rules |= {f"{group}.{argument}": rule for argument, rule in arguments.items()}
+        fitting = [name for name in CLASS_RULES if target == name or (name.endswith(".") and target.startswith(name))]
+        arguments = CLASS_RULES[max(fitting, key=len)] if fitting else {}  # schedulers lie under torch.optim too
+        rules |= {f"{group}.{argument}": rule for argument, rule in arguments.items()}
     return rules
 
 
