@@ -138,7 +138,8 @@ class Recorder(Checkpoint):
                 trainer.save_checkpoint(self.run.last, weights_only=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._progress.stop()
+        if self._progress.task_ids:  # it ends with a line break even where it was never started
+            self._progress.stop()
 
     def state_dict(self) -> dict[str, Any]:
         return {
