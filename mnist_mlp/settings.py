@@ -788,7 +788,8 @@ def sentence(error: Exception, application: str = "train") -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         group = "network" if application == "backprop" and group == "model" else group
-        return f"{group}={option}: there is no such {group.removesuffix('s')}; choose one of {', '.join(sorted(error.options))}"
+        options_there = ", ".join(sorted(error.options))
+        return f"{group}={option}: there is no such {group.removesuffix('s')}; choose one of {options_there}"
     if isinstance(error, OSError):
         return place_problem(error)
     if unknown := re.match(r"Could not override '([^']+)'", text):
