@@ -792,6 +792,8 @@ def sentence(error: Exception, application: str = "train") -> str:
         return f"{group}={option}: there is no such {group.removesuffix('s')}; choose one of {options_there}"
     if isinstance(error, OSError):
         return place_problem(error)
+    if there := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"+{there[1]}: is in the configuration already: leave out the +"
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return _unknown_setting(unknown[1], text, application)
     if call := re.match(r"Error in call to target '(.+?)':\n(.+)\nfull_key: (.+)", text):

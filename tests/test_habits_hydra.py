@@ -96,6 +96,7 @@ REFUSED: dict[str, str] = {
     "--lr=0.1": "--lr=0.1: there is no such flag; a setting is written optimizer.lr=0.1",
     "-m --cfg job": "-m: leave it out with --cfg and --info",
     # values, held against the class's own signature
+    "+optimizer.lr=0.1": "+optimizer.lr: is in the configuration already: leave out the +",
     "threads=1025": "threads=1025: must be a whole number from 1 to 1024, or null",
     "threads=100000000000000000000000000": "threads=100000000000000000000000000: must be a whole number from 1 to",
     "data.seed=abc": "data.seed=abc: must be a whole number",
