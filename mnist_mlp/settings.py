@@ -409,7 +409,8 @@ def load_yaml(path: Path, setting: str) -> DictConfig:
 
 
 def compose_config(overrides: list[str], application: str = "train") -> DictConfig:
-    """The configuration of `mnist-APPLICATION OVERRIDES`, every interpolation resolved, for use outside a Hydra job."""
+    """The configuration of `mnist-APPLICATION OVERRIDES`, every interpolation resolved; in a Hydra job too."""
+    outer = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
     with initialize_config_module("mnist_mlp.conf", version_base="1.3"):
         config = compose(application, overrides, return_hydra_config=True)
@@ -420,7 +421,7 @@ def compose_config(overrides: list[str], application: str = "train") -> DictConf
             refuse_derived(settings, config.hydra)
         OmegaConf.resolve(settings)
     finally:
-        HydraConfig.instance().cfg = None
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = outer
     return settings
 
 
