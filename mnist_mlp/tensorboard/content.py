@@ -5,6 +5,7 @@ To add a picture, write a function in `pictures.py` and a row of `PICTURES`. To 
 """
 
 import copy
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -278,9 +279,9 @@ def _changed(config: DictConfig) -> list[list[str]]:
     return [[name, *map(as_override, found[name])] for name in names]
 
 
-def _table(*columns: object, rows: Iterable[Iterable[object]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+def _table(*columns: str, rows: Iterable[Iterable[object]]) -> str:
+    plain = ([re.sub(r"([\\`*_|<\[])", r"\\\1", str(cell)) for cell in row] for row in rows)  # not Markdown
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *plain))
 
 
 def _code(content: str) -> str:

@@ -119,7 +119,7 @@ def contents(directory: Path) -> str:
     if not shown:
         lines = [f"There are no runs to show under {directory} yet: they appear here as they start"]
     if without:
-        lines.append(f"{without} more have no event files: not shown")
+        lines.append(f"{without} more without event files, not shown")
     lines += [
         f"{file}: its last event is incomplete, after a kill or while a run writes; all before it is shown"
         for found in files.values()
