@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import pytest
 from helpers import Command, served
@@ -129,8 +129,7 @@ def test_settings_that_vary_come_first_in_the_table(tmp_path: Path) -> None:
         writer.close()
     with served(tmp_path) as (_, url, _):
         wait_for_runs(url, 2)
-        with urlopen(Request(f"{url}data/plugin/hparams/experiment", b"{}"), timeout=30) as answer:
-            found = json.load(answer)
+        found = get(f"{url}data/plugin/hparams/experiment", request="{}")
     assert [info["name"] for info in found["hparamInfos"]] == ["seed", "hidden widths", "model", "batch size"]
     assert [info["name"]["tag"] for info in found["metricInfos"]] == ["test/accuracy", "best/epoch"]
 
