@@ -16,7 +16,7 @@ class Metric(NamedTuple):
         name: of the column, and TensorBoard's tag.
         title: in words.
         form: what kind of number it is; losses are means over samples, fractions lie in 0..1.
-        chart: TensorBoard's chart that shows it together with others; None for a chart of its own.
+        chart: TensorBoard's chart that shows it beside others; None where its only chart is its own.
     """
 
     name: str
@@ -49,10 +49,10 @@ METRICS = (
     Metric("train/error", "training error", "fraction", "error"),
     Metric("val/loss", "validation loss", "loss", "loss"),
     Metric("val/error", "validation error", "fraction", "error"),
-    Metric("val/accuracy", "validation accuracy", "fraction", "accuracy, precision, recall and F1"),
-    Metric("val/precision", "validation precision", "fraction", "accuracy, precision, recall and F1"),
-    Metric("val/recall", "validation recall", "fraction", "accuracy, precision, recall and F1"),
-    Metric("val/f1", "validation F1", "fraction", "accuracy, precision, recall and F1"),
+    Metric("val/accuracy", "validation accuracy", "fraction"),
+    Metric("val/precision", "validation precision", "fraction"),
+    Metric("val/recall", "validation recall", "fraction"),
+    Metric("val/f1", "validation F1", "fraction"),
     Metric("lr", "learning rate", "rate"),
     Metric("seconds", "seconds", "seconds"),
 )

@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,17 +11,18 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.utils.tensorboard.summary import custom_scalars, hparams, text
+from torch.utils.tensorboard.summary import hparams, text
 
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.datamodule import MNISTDataModule
+from mnist_mlp.drawing import architecture
 from mnist_mlp.run.directory import DISK_ERRORS, RunDirectory
 from mnist_mlp.run.metrics import Row
 from mnist_mlp.tensorboard import content
 from mnist_mlp.tensorboard.content import PICTURES, Snapshot
 from mnist_mlp.tensorboard.writer import EpochLogger, EventWriter, forget_epochs
 
-START, END = "start", "end"  # the names of files that the next session replaces end in these
+START, END = "start", "end"  # kinds of event files that the next session replaces
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +30,16 @@ log = logging.getLogger(__name__)
 class Events(Callback):
     """Writes what TensorBoard shows.
 
-    There are three kinds of event files. Each session has one for its epochs, from which a later session removes the
-    epochs after the checkpoint that it resumes. One at the start describes the run, and one or two at the end hold what
-    comes after the last epoch; the next session replaces these. So everything is there once, whenever a session ends.
+    A session writes three kinds of event files: `start` describes the run, `epochs` holds its epochs, and one or two
+    `end` files hold what follows the last epoch. The next session replaces `start` and `end`, and removes from `epochs`
+    what comes after the checkpoint that it resumes. So everything is shown once, whenever a session ends.
 
-    A picture that cannot be made is one warning; a disk that cannot be written ends the run. Nothing here changes the
-    random numbers that training draws.
+    A picture that cannot be drawn costs one warning. A disk that cannot be written ends the run. Nothing here changes
+    the random numbers that training draws.
 
     Args:
-        run: whose `tensorboard/` is written to.
-        config: of the run. Older ones have no `tensorboard`: then there are no pictures.
+        run: its `tensorboard/` is written to.
+        config: of the run. An older one may lack `tensorboard`; then no pictures are drawn.
         done: epochs in the checkpoint that is resumed.
     """
 
@@ -53,7 +53,8 @@ class Events(Callback):
         self.done = done
         self.logger = EpochLogger(self.directory, purge_step=done + 1)
         self._logits: list[Tensor] = []  # of the newest validation
-        self._active: dict[str, Tensor] = {}  # of each ReLU, which units were above 0 for any image
+        self._active: list[Tensor] = []  # of each hidden layer: which units' ReLUs were above 0 for any image
+        self._layer = 0  # how many of them this batch has passed
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._failed: set[str] = set()
 
@@ -62,17 +63,20 @@ class Events(Callback):
         snapshot = self._snapshot(pl_module, _datamodule(trainer), 0)
         if snapshot.data is None:
             log.warning(
-                "TensorBoard: %s is not an MNISTDataModule, which has its images in `splits`: no F1 of each digit, no "
-                "pictures of images and predictions, no precision-recall curves, histograms or embeddings",
+                "TensorBoard: no F1 of each digit, pictures of images or predictions, precision-recall curves, "
+                "histograms or embeddings: they need an MNISTDataModule, and this run's data module is `%s`",
                 type(_datamodule(trainer)).__name__,
             )
         self._forget(START)
         self._forget(END)
         forget_epochs(self.directory, after=self.done)
         with self._writer(START) as writer, isolate_rng():
-            writer.add(0, custom_scalars(content.layout()))
+            layers: list[architecture.Layer] = []
+            with self._attempt("widths of the layers"):
+                layers = architecture.layers(pl_module.backbone)
+            writer.add(0, content.layout(layers))
             with self._attempt("hyperparameters"):
-                settings = content.hyperparameters(self.config, pl_module, trainer.optimizers[0])
+                settings = content.hyperparameters(self.config, pl_module, trainer.optimizers[0], layers)
                 experiment, session, _ = hparams(settings, dict.fromkeys(content.HPARAMS_METRICS, 0.0))
                 writer.add(0, experiment, session)
             for tag, markdown in content.texts(self.config, self.run.read_record()).items():
@@ -84,35 +88,44 @@ class Events(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        self._logits, self._active = [], {}
-        for name, module in relus(pl_module):
-            if pl_module.native is None:  # native steps do not call the modules, and tell themselves
-                self._hooks.append(module.register_forward_hook(partial(self._note_active, name)))
+        self._logits, self._active = [], []
+        if pl_module.native is None:  # native steps call no module; they say which units were active
+            relus = (module for module in pl_module.backbone.modules() if isinstance(module, nn.ReLU))
+            self._hooks = [module.register_forward_hook(self._note_output) for module in relus]
+
+    def on_validation_batch_start(self, *arguments: Any, **keywords: Any) -> None:
+        self._layer = 0
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *arguments: Any, **keywords: Any
     ) -> None:
         assert isinstance(pl_module, Classifier)
         self._logits.append(outputs)
-        for (name, _), active in zip(relus(pl_module), pl_module.active, strict=False):
-            self._note(name, active)
+        for active in pl_module.active:
+            self._note(active)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _note_active(self, name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
-        self._note(name, output.flatten(1).amax(dim=0) > 0)
+    def _note_output(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        with self._attempt("share of dead ReLUs"):
+            self._note(output.flatten(1).amax(dim=0) > 0)
 
-    def _note(self, name: str, active: Tensor) -> None:
-        self._active[name] = self._active[name] | active if name in self._active else active
+    def _note(self, active: Tensor) -> None:
+        """Notes the next hidden layer of this batch: layers count in order of use, since one ReLU may serve several."""
+        if self._layer == len(self._active):
+            self._active.append(active)
+        else:
+            self._active[self._layer] = self._active[self._layer] | active
+        self._layer += 1
 
     def epoch(self, trainer: Trainer, classifier: Classifier, row: Row, best: Row) -> None:
         """Writes one epoch.
 
         Args:
             row: of `metrics.csv`.
-            best: epoch of highest `val/accuracy` so far, and that accuracy.
+            best: `epoch` and `val/accuracy` of the epoch with the highest accuracy so far.
         """
         number = int(row["epoch"])
         writer = self.logger.experiment
@@ -125,8 +138,9 @@ class Events(Callback):
         scalars = content.epoch_scalars(row, best)
         if snapshot.data is not None:
             scores = content.f1_scores(content.confusion(snapshot.logits, snapshot.labels("validation")))
-            scalars |= {f"val/f1/{digit}": score for digit, score in enumerate(scores)}
-        scalars |= {f"dead_relu/{name}": 1 - units.float().mean().item() for name, units in self._active.items()}
+            scalars |= {f"{content.F1_OF_DIGIT}/{digit}": score for digit, score in enumerate(scores)}
+        for number_of_layer, active in enumerate(self._active, 1):
+            scalars[f"{content.DEAD_RELUS}/{number_of_layer}"] = 1 - active.float().mean().item()
         writer.add(number, content.scalars(scalars))
         with isolate_rng():
             if self._has_pictures(number):
@@ -134,10 +148,10 @@ class Events(Callback):
             if self.histograms_every and number % self.histograms_every == 0 and snapshot.data is not None:
                 with self._attempt("histograms"):
                     content.add_histograms(writer, snapshot)
-        writer.flush()  # for who watches: the epoch is there before the next one
+        writer.flush()  # so that the epoch is shown before the next one ends
 
     def last(self, classifier: Classifier, data: LightningDataModule, epoch: int) -> None:
-        """Writes what belongs to the last epoch alone; the classifier has its weights."""
+        """Writes the last epoch's pictures and embeddings; the classifier has its weights."""
         self._forget(END)
         snapshot = self._snapshot(classifier, data, epoch)
         with self._writer(END) as writer, isolate_rng():
@@ -150,13 +164,14 @@ class Events(Callback):
     def best(
         self, classifier: Classifier, data: LightningDataModule, epoch: int, best_epoch: int, test: dict[str, float]
     ) -> None:
-        """Writes what belongs to the best epoch, and the end of the run; the classifier has the best epoch's weights.
+        """Writes the best epoch's pictures and the end of the run; the classifier has the best epoch's weights.
 
-        Its pictures have tags of their own: of one tag, TensorBoard drops the steps that come after an earlier one.
+        The pictures have their own tags, because the best epoch may precede the last: once a tag goes back by a step,
+        TensorBoard drops the steps that follow.
 
         Args:
             epoch: the last one.
-            test: metrics of the last epoch's weights on the test set.
+            test: metrics on the test set with the last epoch's weights.
         """
         with self._writer(END) as writer, isolate_rng():
             if self.images_every:
@@ -175,11 +190,11 @@ class Events(Callback):
         return Snapshot(classifier, ours, epoch, f"{self.config.network}, {self.config.experiment}", logits)
 
     def _has_pictures(self, epoch: int) -> bool:
-        """Whether pictures of this epoch are written as it ends."""
+        """Whether this epoch's pictures are written when it ends."""
         return bool(self.images_every) and (epoch == 1 or epoch % (self.images_every or 1) == 0)
 
     def _add_pictures(self, writer: EventWriter, snapshot: Snapshot, once: bool = False, prefix: str = "") -> None:
-        """Writes the pictures of a run's start, or those of an epoch and its precision-recall curves.
+        """Writes a run's first pictures (`once`), or an epoch's pictures and precision-recall curves.
 
         Args:
             prefix: of the tags.
@@ -207,10 +222,10 @@ class Events(Callback):
 
     @contextmanager
     def _attempt(self, what: str) -> Iterator[None]:
-        """Makes a failure one warning in the log, unless it is the disk's."""
+        """Turns an error into one warning in the log, unless the disk caused it."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a user's backbone is used in ways that it was not made for
+                warnings.simplefilter("ignore")  # a user's backbone may warn when it is traced or copied
                 yield
         except Exception as error:  # whatever a user's backbone raises
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
@@ -218,11 +233,6 @@ class Events(Callback):
             if what not in self._failed:
                 log.warning("TensorBoard: no %s (%s)", what, " ".join(f"{type(error).__name__}: {error}".split())[:300])
             self._failed.add(what)
-
-
-def relus(classifier: Classifier) -> list[tuple[str, nn.ReLU]]:
-    """The backbone's ReLUs by name, first to last."""
-    return [(name, module) for name, module in classifier.backbone.named_modules() if isinstance(module, nn.ReLU)]
 
 
 def _datamodule(trainer: Trainer) -> LightningDataModule:

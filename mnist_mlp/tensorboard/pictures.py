@@ -1,4 +1,4 @@
-"""What an experimenter wants to see of a network, as images for TensorBoard: legible when a card shows them small."""
+"""Pictures of a network and its predictions for TensorBoard, legible at the size of a small card."""
 
 import io
 import math
@@ -21,8 +21,8 @@ MOST_TILES = 64  # of first-layer weights
 
 
 def encoded(image: Image.Image) -> bytes:
-    """The image as PNG; a coloured one with a palette of at most 256 colours, in a third of the bytes. Pillow's default
-    method and level of compression take five times as long.
+    """The image as PNG. A coloured one gets a palette of at most 256 colours, for a third of the bytes; Pillow's
+    default palette and compression take five times as long.
 
     Args:
         image: RGB with white in its top left corner, or L.
@@ -31,7 +31,7 @@ def encoded(image: Image.Image) -> bytes:
         image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         palette = image.getpalette() or []
         background = 3 * int(image.getpixel((0, 0)))  # type: ignore[arg-type]
-        palette[background : background + 3] = [255] * 3  # nearly white by then
+        palette[background : background + 3] = [255] * 3  # the palette's own is only nearly white
         image.putpalette(palette)
     content = io.BytesIO()
     image.save(content, "png", compress_level=3)
@@ -39,8 +39,8 @@ def encoded(image: Image.Image) -> bytes:
 
 
 def confusion_matrix(counts: Counts, title: str) -> Image.Image:
-    """Counts (num_classes, num_classes), a row for each true class, coloured by their share of it: what is right in
-    blue, what is wrong in red."""
+    """Counts (num_classes, num_classes), a row for each true class. A cell's colour is its share of the row: blue where
+    the prediction is right, red where it is wrong."""
     classes = len(counts)
     left, top = 74, 128
     cell = (WIDTH - left - MARGIN - 78) / classes
@@ -49,7 +49,7 @@ def confusion_matrix(counts: Counts, title: str) -> Image.Image:
     most = max(wrong.max(), 0.01)
     shapes: list[Shape] = [
         Text(MARGIN, 34, title, 28, "start", bold=True),
-        Text(left + cell * classes / 2, 76, "predicted", 22, color=GREY),
+        Text(left + cell * classes / 2, 76, "predicted digit", 22, color=GREY),
         Text(left + cell * classes + 8, 108, "recall", 20, "start", GREY),
         Text(MARGIN, 108, "true", 22, "start", GREY),
     ]
@@ -69,17 +69,17 @@ def confusion_matrix(counts: Counts, title: str) -> Image.Image:
             if count:
                 ink = "white" if strength > 0.55 else INK
                 shapes.append(Text(x + cell / 2, middle, str(count), 22 if count < 1000 else 18, color=ink))
-    note = f"colour: share of the row; wrong ones are deepest red at {most:.1%}"
+    note = f"colour: share of the row; the deepest red is {most:.1%}"
     height = round(top + cell * classes + 50)
     shapes.append(Text(left, height - 24, note, 18, "start", GREY))
     return drawing.png(shapes, WIDTH, height, sharpness=1, bold=True)
 
 
 def most_confidently_wrong(images: Numbers, labels: Counts, probabilities: Numbers, title: str) -> Image.Image:
-    """The images that the network is surest about and wrong, with their true and predicted classes.
+    """The wrong predictions of highest probability: each image with its true and its predicted class.
 
     Args:
-        images: (25, 28, 28) those that `wrongest` names, of any scale.
+        images: (at most 25, 28, 28), those that `wrongest` names, of any scale.
         labels: (N,).
         probabilities: (N, num_classes).
     """
@@ -113,21 +113,21 @@ def most_confidently_wrong(images: Numbers, labels: Counts, probabilities: Numbe
 
 
 def wrongest(labels: Counts, probabilities: Numbers, count: int = WRONG) -> list[int]:
-    """Indices of at most `count` samples, the one first whose wrong prediction has the highest probability."""
+    """Indices of at most `count` wrongly predicted samples, in descending order of the prediction's probability."""
     mistakes = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     order = np.argsort(-probabilities[mistakes].max(axis=1), kind="stable")
     return [int(index) for index in mistakes[order][:count]]
 
 
 def calibration(labels: Counts, probabilities: Numbers) -> tuple[Counts, Numbers, Numbers, float]:
-    """How far confidence, the highest probability, is from accuracy.
+    """How far accuracy is from confidence, which is the highest predicted probability.
 
     Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017: equations 1 to 3 and 5.
 
     Returns:
-        Of each of `BINS` equal bins of confidence, ((m-1)/BINS, m/BINS], the samples, their accuracy and their mean
-        confidence (0 where there are none); and the expected calibration error: the mean over all samples of a bin's
-        |accuracy - confidence|.
+        For each of `BINS` equal bins of confidence, ((m-1)/BINS, m/BINS]: the number of samples, their accuracy and
+        their mean confidence (both 0 in an empty bin). Then the expected calibration error: |accuracy - confidence| of
+        a bin, averaged over all samples.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
@@ -139,8 +139,8 @@ def calibration(labels: Counts, probabilities: Numbers) -> tuple[Counts, Numbers
 
 
 def reliability_diagram(labels: Counts, probabilities: Numbers, title: str) -> Image.Image:
-    """Accuracy by confidence, the gap to the diagonal, and how many samples lie where; with the expected calibration
-    error, see `calibration`."""
+    """Accuracy in each bin of confidence, its gap to the mean confidence, the number of samples, and the expected
+    calibration error; see `calibration`."""
     samples, accuracy, confidence, error = calibration(labels, probabilities)
     left, top, side, strip = 92, 128, WIDTH - 92 - 40, 96
     bottom = top + side * 0.78
@@ -166,7 +166,9 @@ def reliability_diagram(labels: Counts, probabilities: Numbers, title: str) -> I
         x = left + width * number + 1
         has, ought = up(float(accuracy[number])), up(float(confidence[number]))
         shapes.append(Box(x, has, width - 2, bottom - has, "#5b86c4"))
-        shapes.append(Box(x, min(has, ought), width - 2, max(abs(has - ought), 1), "#f0b3ae", RED))
+        # Narrower than the bar, whose top it would cover where accuracy is above confidence.
+        shapes.append(Box(x + width / 4, min(has, ought), width / 2, max(abs(has - ought), 1), "#f0b3ae", RED))
+        shapes.append(Line(x, has, x + width - 2, has, "#2f5fa5", 3))
         tall = strip * (samples[number] / len(labels)) ** 0.5
         shapes.append(Box(x, floor - tall, width - 2, max(tall, 1), "#a9b3be"))
     steps = 32
@@ -176,22 +178,23 @@ def reliability_diagram(labels: Counts, probabilities: Numbers, title: str) -> I
     shapes += [
         Line(left, bottom, left + side, bottom, INK, 2),
         Line(left, floor, left + side, floor, INK, 2),
-        Text(left + side / 2, height - 22, "confidence", 22, color=GREY),
+        Text(left + side / 2, height - 22, "confidence: the highest predicted probability", 22, color=GREY),
         Text(left + 14, top + 18, "accuracy", 22, "start", "#2f5fa5", bold=True),
-        Text(left + 14, top + 48, "gap to confidence", 22, "start", RED),
-        Text(left + 14, bottom + 36, f"{len(labels):,} samples (square-root scale)", 20, "start", GREY),
+        Text(left + 14, top + 48, "gap to mean confidence", 22, "start", RED),
+        Text(left + 14, bottom + 36, f"{len(labels):,} images by confidence (square-root scale)", 20, "start", GREY),
     ]
     return drawing.png(shapes, WIDTH, height)
 
 
 def first_layer_weights(weights: Numbers, title: str) -> Image.Image:
-    """Weights (units, 784) as tiles of 28x28, of at most 64 units; colours are symmetric about 0."""
+    """Weights (units, 784) of at most 64 units as tiles of 28x28, in colours that are symmetric about 0."""
     shown = weights[:MOST_TILES].reshape(-1, 28, 28)
     limit = float(np.quantile(np.abs(weights), 0.995)) or 1.0
     columns = min(8, len(shown))
     grid = _tiles(_diverging(shown / limit), columns, scale=3, gap=4)
     count = f"{len(shown)} of {len(weights):,} units" if len(shown) < len(weights) else f"{len(weights)} units"
-    return _with_scale(grid, title, f"{count}; ±{limit:.2g} holds 99.5 % of the weights", -limit, limit, _diverging)
+    note = f"{count}; 99.5 % of the weights are within ±{limit:.2g}"
+    return _with_scale(grid, title, note, -limit, limit, _diverging)
 
 
 def training_images(images: Numbers, title: str) -> Image.Image:
@@ -200,7 +203,7 @@ def training_images(images: Numbers, title: str) -> Image.Image:
     spread = max(high - low, 1e-9)
     grid = _tiles(_grey(2 * (images - low) / spread - 1), 8, scale=3, gap=4)
     mean, std = float(images.mean()), float(images.std())
-    note = f"of these pixels: mean {mean:.2f}, standard deviation {std:.2f}"
+    note = f"their pixels' mean {mean:.2f}, standard deviation {std:.2f}"
     return _with_scale(grid, title, note, low, high, _grey).convert("L")
 
 
@@ -212,7 +215,7 @@ def _with_scale(
     high: float,
     colors: Callable[[Numbers], NDArray[np.uint8]],
 ) -> Image.Image:
-    """Tiles under a title, over a bar of the colours from `low` to `high`."""
+    """Tiles with a title above, and below them a bar of the colours from `low` to `high`."""
     top = 100
     floor = top + grid.shape[0] + 44
     bar = colors(np.linspace(-1, 1, 400)[None, :].repeat(26, axis=0))
@@ -231,7 +234,7 @@ def _with_scale(
 
 
 def _tiles(tiles: NDArray[np.uint8], columns: int, scale: int, gap: int) -> NDArray[np.uint8]:
-    """(N, height, width, 3) -> one array (rows, pixels, 3) of them side by side on white, each pixel `scale` wide."""
+    """Tiles (N, height, width, 3) -> a grid of them on white (rows, columns, 3), each enlarged `scale` times."""
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
     count, height, width, _ = tiles.shape
     rows = -(-count // columns)
@@ -243,7 +246,7 @@ def _tiles(tiles: NDArray[np.uint8], columns: int, scale: int, gap: int) -> NDAr
 
 
 def _diverging(values: Numbers) -> NDArray[np.uint8]:
-    """-1 blue, 0 white, 1 red; beyond, as at the ends. (...) -> (..., 3)."""
+    """Values (...) -> colours (..., 3): blue from -1 down, white at 0, red from 1 up."""
     strength = np.abs(np.clip(values, -1, 1))[..., None]
     ends = np.where(values[..., None] < 0, _rgb(BLUE), _rgb(RED))
     colors: NDArray[np.uint8] = (255 + strength * (ends - 255)).round().astype(np.uint8)
@@ -251,7 +254,7 @@ def _diverging(values: Numbers) -> NDArray[np.uint8]:
 
 
 def _grey(values: Numbers) -> NDArray[np.uint8]:
-    """-1 black, 1 white. (...) -> (..., 3)."""
+    """Values (...) -> greys (..., 3): black from -1 down, white from 1 up."""
     shade = ((np.clip(values, -1, 1) + 1) * 127.5).round().astype(np.uint8)
     return np.repeat(shade[..., None], 3, axis=-1)
 
@@ -267,5 +270,5 @@ def _blend(one: str, other: str, share: float) -> str:
 
 
 def _floor(share: float) -> float:
-    """To a tenth of a percent, downwards: only certainty is 100 %."""
+    """Rounded down to a tenth of a percent, so that only certainty is 100 %."""
     return math.floor(share * 1000) / 1000

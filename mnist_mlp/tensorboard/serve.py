@@ -14,22 +14,24 @@ from mnist_mlp.settings import SettingError, one_sentence
 
 HOST = "127.0.0.1"
 RELOAD_SECONDS = 5.0
-# How many steps TensorBoard keeps of each tag. By default it keeps 10 images, which would leave out the best epoch. 0,
-# which should keep all, makes its data server answer with none.
+# How many steps of each tag TensorBoard keeps. By default it keeps 10 images, which may leave out the best epoch. 0
+# should keep all, but its data server then keeps none.
 SAMPLES = {"scalars": 100_000, "images": 100, "pr_curves": 100}
-# A browser's settings until its user changes them: no smoothing, which would draw curves that were not measured, and
-# automatic reloading. TensorBoard requires more than 30 seconds between two reloads.
+# A browser's settings until its user changes them: automatic reloading, and no smoothing, because a smoothed curve was
+# not measured. TensorBoard wants more than 30 seconds between two reloads.
 BROWSER_SETTINGS = {"scalarSmoothing": 0, "autoReload": True, "autoReloadPeriodInMs": 31_000}
-# With more runs than this, TensorBoard selects none of them at first, and its charts open empty.
+# With more runs than this, TensorBoard selects none at first, and its charts are empty.
 SELECTED = 40
 # The page at http://127.0.0.1:6006/, which leads on to TensorBoard's own. Its script sees what the server cannot: a tab
-# in the address, and the settings that the browser has stored for this address. TAB is replaced.
+# in the address, and the settings that the browser has stored for this address. TAB is replaced. Two tabs take their
+# smoothing from the address, which keeps it when another tab is clicked.
 LANDING = f"""<!doctype html>
 <title>TensorBoard</title>
 <script>
   const settings = "_tb_global_settings";
   localStorage.getItem(settings) || localStorage.setItem(settings, '{json.dumps(BROWSER_SETTINGS)}');
-  location.replace("index.html" + (location.hash || "#TAB"));
+  const tab = location.hash || "#TAB", smoothing = tab.includes("_smoothingWeight") ? "" : "&_smoothingWeight=0";
+  location.replace("index.html" + tab + smoothing);
 </script>
 """
 
@@ -37,7 +39,7 @@ WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def main() -> None:
-    """Runs `mnist-tensorboard` until Ctrl-C or SIGTERM. Exit status: 0, or 1 where DIR or the port cannot be used."""
+    """Runs `mnist-tensorboard` until Ctrl-C or SIGTERM. Exit status: 0, or 1 if DIR or the port cannot be used."""
     parser = argparse.ArgumentParser(
         prog="mnist-tensorboard", description=f"Serves the runs under DIR on {HOST}, until Ctrl-C."
     )
@@ -71,20 +73,10 @@ def refuse(directory: Path, port: int) -> None:
 
 def serve(directory: Path, port: int) -> None:
     """Serves TensorBoard until this process is asked to end."""
-    from tensorboard import default, program
-    from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
+    from tensorboard import program
     from tensorboard_data_server import server_binary
 
-    class TagsInOrder(CustomScalarsPlugin):  # type: ignore[misc]  # which has no types
-        """Gives each run's tags in order.
-
-        TensorBoard marks a chart's first curve ◼ and its second ◆. The data server orders the tags differently in each
-        run, and then the marks would not say which curve is training and which is validation.
-        """
-
-        def scalars_impl(self, *arguments: Any) -> dict[str, Any]:
-            found: dict[str, Any] = super().scalars_impl(*arguments)
-            return found | {"tag_to_events": dict(sorted(found["tag_to_events"].items()))}
+    from mnist_mlp.tensorboard.plugins import PLUGINS, TensorBoard  # here: importing TensorBoard takes a second
 
     class Server(program.WerkzeugServer):  # type: ignore[misc]
         def __init__(self, application: WSGI, flags: argparse.Namespace) -> None:
@@ -93,15 +85,14 @@ def serve(directory: Path, port: int) -> None:
         def print_serving_message(self) -> None:
             print(f"{contents(directory)}\n{self.get_url()} shows them until Ctrl-C", flush=True)
 
-    plugins = [TagsInOrder if plugin is CustomScalarsPlugin else plugin for plugin in default.get_plugins()]
-    tensorboard = program.TensorBoard(plugins, server_class=Server)
+    tensorboard = TensorBoard(PLUGINS, server_class=Server)
     tensorboard.configure(
         logdir=os.fspath(directory),
         host=HOST,
         port=port,
         window_title=f"{directory} · TensorBoard",
-        # The data server, where its package has one for this system, reads hundreds of runs in seconds. It follows
-        # every file of a run, of which a resumed one has several; Python's own reader has to be told to.
+        # Where its package has one for this system, the data server is used, which reads hundreds of runs in seconds.
+        # A resumed run has several event files. The data server follows all of them; Python's reader must be told to.
         load_fast="true" if server_binary() else "false",
         reload_multifile=True,
         reload_interval=RELOAD_SECONDS,
@@ -109,19 +100,19 @@ def serve(directory: Path, port: int) -> None:
     )
     try:
         sys.exit(tensorboard.main())
-    except KeyboardInterrupt:  # before its server was listening for that
+    except KeyboardInterrupt:  # Ctrl-C before the server was listening
         sys.exit(0)
 
 
 def event_files(directory: Path) -> dict[Path, list[Path]]:
     """The event files of each run under `directory`, in order of the runs' paths; a run may have none."""
-    from mnist_mlp.run.records import find_runs
+    from mnist_mlp.run.records import find_runs  # here: it imports Hydra
 
     return {run: sorted(run.glob("tensorboard/**/*tfevents*")) for run in find_runs(directory)}
 
 
 def contents(directory: Path) -> str:
-    """What is shown and what cannot be: a sentence for each."""
+    """One line on what is shown, and one for each file or group of runs that is not, or not wholly."""
     files = event_files(directory)
     shown, without = sum(map(bool, files.values())), sum(not found for found in files.values())
     lines = [f"{shown} run{'' if shown == 1 else 's'} under {directory}"]
@@ -130,9 +121,9 @@ def contents(directory: Path) -> str:
     if not directory.exists():
         lines = [f"There is no directory {directory} yet: runs appear here as they start"]
     if without:
-        lines.append(f"{without} more without event files: not shown")
+        lines.append(f"{without} more without event files, not shown")
     lines += [
-        f"{file}: ends within an event, as after a kill or while it is written; what comes before is shown"
+        f"{file}: its last event is incomplete, after a kill or while a run writes; all before it is shown"
         for found in files.values()
         for file in found
         if ends_within_an_event(file)
@@ -143,7 +134,7 @@ def contents(directory: Path) -> str:
 def ends_within_an_event(path: Path) -> bool:
     """Whether the last record of an event file is incomplete.
 
-    A record is its length (64 bits, little-endian), a checksum of that (32), the event and a checksum of it (32):
+    A record is a length (64 bits, little-endian), its checksum (32 bits), the event, and its checksum (32 bits):
     https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
     """
     size, position = path.stat().st_size, 0
@@ -155,13 +146,13 @@ def ends_within_an_event(path: Path) -> bool:
 
 
 def with_landing(application: WSGI, directory: Path) -> WSGI:
-    """TensorBoard's application with `LANDING` at its root, which opens the charts, or with many runs their table."""
+    """TensorBoard's application with `LANDING` at its root, which opens the charts, or the table if runs are many."""
 
     def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environment["PATH_INFO"] != "/" or environment.get("QUERY_STRING"):
             return application(environment, start_response)
         many = sum(map(bool, event_files(directory).values())) > SELECTED
-        page = LANDING.replace("TAB", "hparams" if many else "custom_scalars&_smoothingWeight=0").encode()
+        page = LANDING.replace("TAB", "hparams" if many else "custom_scalars").encode()
         headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(page)))]
         start_response("200 OK", headers)
         return [page]

@@ -1,4 +1,4 @@
-"""How events are written: the files, the writer over them, Lightning's logger, and how epochs are taken back."""
+"""Event files: how they are named and written, Lightning's logger over them, and how epochs are removed again."""
 
 import time
 from io import BytesIO
@@ -15,17 +15,27 @@ from torch.utils.tensorboard.writer import FileWriter
 
 from mnist_mlp.run.directory import durable_write
 
+PREFIX = "events.out.tfevents."
+
+
+def _next_name(directory: Path, kind: str) -> str:
+    """A name after all others in the directory: the time in nanoseconds, or, where the clock was set back since the
+    last file, the number after that file's. Earlier Lightning runs named their files by the second."""
+    used = (path.name.removeprefix(PREFIX).partition(".")[0] for path in directory.glob(f"{PREFIX}*"))
+    # Ten digits count seconds, nineteen nanoseconds. Padded, they compare as the names do.
+    newest = max((int(number.ljust(19, "0")) for number in used if number.isdecimal()), default=0)
+    return f"{PREFIX}{max(time.time_ns(), newest + 1)}.{kind}"
+
 
 class EventFile:
-    """A file of events, in place of TensorBoard's own `EventFileWriter`.
+    """One event file. It stands in for TensorBoard's own `EventFileWriter`.
 
-    TensorBoard reads the files of a directory one after the other, in order of their names, and never returns to one.
-    The names of its own writer order files only by the second, and it makes a file before there is an event for it.
-    This class names its file by the nanosecond and makes it at the first flush. It needs no thread.
+    TensorBoard reads the files of a directory in order of their names and never returns to an earlier one. So the file
+    is made at its first flush, under a name that comes after all names in the directory; see `_next_name`.
 
     Args:
-        directory: made if it is not there.
-        kind: the end of the file's name.
+        directory: made if it is missing.
+        kind: the last part of the file's name.
     """
 
     def __init__(self, directory: Path, kind: str) -> None:
@@ -42,9 +52,7 @@ class EventFile:
     def flush(self) -> None:
         if self._records is None:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # Sorts after the files of earlier Lightning runs, which have the second here, then a dot.
-            path = self.directory / f"events.out.tfevents.{time.time_ns()}.{self.kind}"
-            self._records = RecordWriter(path.open("wb"))
+            self._records = RecordWriter((self.directory / _next_name(self.directory, self.kind)).open("wb"))
         for event in self._events:
             self._records.write(event.SerializeToString())
         self._events = []
@@ -60,7 +68,7 @@ class EventWriter(SummaryWriter):
 
     Args:
         directory, kind: as for `EventFile`.
-        purge_step: TensorBoard forgets what earlier files have from this step on.
+        purge_step: TensorBoard drops this step and later ones of earlier files.
     """
 
     def __init__(self, directory: Path, kind: str, purge_step: int | None = None) -> None:
@@ -86,7 +94,7 @@ class EventWriter(SummaryWriter):
 
 
 class EpochLogger(TensorBoardLogger):
-    """Lightning's logger over an `EventWriter`, for callbacks that ask for a logger. It writes no `hparams.yaml`."""
+    """Lightning's logger, writing to the file of the epochs: callbacks of a user may ask for a logger."""
 
     def __init__(self, directory: Path, purge_step: int) -> None:
         super().__init__(directory.parent, name="", version=directory.name, default_hp_metric=False)
@@ -100,10 +108,10 @@ class EpochLogger(TensorBoardLogger):
         return self._writer
 
     def save(self) -> None:
-        pass
+        pass  # Lightning's would write `hparams.yaml`
 
     def finalize(self, status: str) -> None:
-        pass  # there is more to write after Lightning's last epoch
+        pass  # Lightning's would close the file, but more is written after its last epoch
 
     def close(self) -> None:
         if self._writer is not None:
@@ -111,12 +119,11 @@ class EpochLogger(TensorBoardLogger):
 
 
 def forget_epochs(directory: Path, after: int) -> None:
-    """Removes the events of later steps from the event files.
+    """Removes every event after step `after` from the event files.
 
-    `purge_step` alone is not enough: it makes TensorBoard drop them, but not the precision-recall curves among them
-    when TensorBoard is started later.
+    `purge_step` is not enough: a TensorBoard that is started later still shows the precision-recall curves.
     """
-    for path in directory.glob("events.out.tfevents.*"):
+    for path in directory.glob(f"{PREFIX}*"):
         records = list(RawEventFileLoader(str(path)).Load())
         kept = [record for record in records if Event.FromString(record).step <= after]
         if len(kept) < len(records):

@@ -24,18 +24,19 @@ from mnist_mlp.tensorboard.content import HPARAMS_METRICS
 
 pytestmark = pytest.mark.browser
 
-CHARTS = {
+CHARTS = {  # in their order on the page
+    "validation accuracy": {"val/accuracy"},
+    "validation loss": {"val/loss"},
+    "training loss": {"train/loss"},
     "loss": {"train/loss", "val/loss"},
     "error": {"train/error", "val/error"},
-    "accuracy, precision, recall and F1": {"val/accuracy", "val/precision", "val/recall", "val/f1"},
-    "learning rate": {"lr"},
 }
 SETTINGS = {
     *("experiment", "model", "hidden widths", "parameters", "dropout", "optimizer", "learning rate", "scheduler"),
     *("batch size", "seed", "epochs"),
 }
 LOOKS = ("weights/first_layer", "val/most_confidently_wrong", "val/reliability", "val/confusion_matrix")
-PICTURES = ("run/architecture", "run/training_images", *(f"best/{tag}" for tag in LOOKS), *LOOKS)
+PICTURES = ("run/architecture", *(f"best/{tag}" for tag in LOOKS), *LOOKS)
 WAIT = 60_000  # milliseconds, for a machine with other things to do
 
 
@@ -55,7 +56,7 @@ def logs(request: pytest.FixtureRequest, tiny: list[str], tmp_path_factory: pyte
 @pytest.fixture(scope="module")
 def runs(logs: Path) -> dict[str, int]:
     """What TensorBoard calls each run -> its epochs."""
-    return {f"{run.relative_to(logs)}/tensorboard": read_record(run)["epochs"] for run in find_runs(logs)}
+    return {str(run.relative_to(logs)): read_record(run)["epochs"] for run in find_runs(logs)}
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +74,10 @@ def page(address: str) -> Iterator[Page]:
     with sync_playwright() as playwright:
         as_root = ["--no-sandbox"] if os.getuid() == 0 else []
         chromium = playwright.chromium.launch(executable_path=browser, args=as_root)
-        page = chromium.new_page(viewport={"width": 1400, "height": 960})
+        page = chromium.new_page(viewport={"width": 1480, "height": 960})
         page.set_default_timeout(WAIT)
+        # Else a chart cuts off the highest parts of curves, and their points are not drawn.
+        page.add_init_script("if (location.host) localStorage.setItem('_ignoreYOutliers', 'false')")
         page.route(lambda url: not url.startswith((address, "data:", "blob:")), lambda route: route.abort())
         yield page
         chromium.close()
@@ -111,7 +114,8 @@ def found_by(page: Page, expression: str) -> Locator:
 
 def points(line: str) -> int:
     """Of a line in an SVG path; a part of it that is no number has none."""
-    return len(re.findall(r"[ML]-?[\d.]+,-?[\d.]+(?:e-?\d+)?(?=[ML]|$)", line))
+    number = r"-?[\d.]+(?:e-?\d+)?"
+    return len(re.findall(rf"[ML]{number},{number}(?=[ML]|$)", line))
 
 
 def lines(card: Locator, count: int) -> list[str]:
@@ -120,14 +124,14 @@ def lines(card: Locator, count: int) -> list[str]:
     return [line or "" for line in drawn.evaluate_all("paths => paths.map(path => path.getAttribute('d'))")]
 
 
-def test_it_opens_on_training_and_validation_in_one_chart(
+def test_it_opens_on_accuracy_and_loss(
     page: Page, address: str, runs: dict[str, int], screenshot: Callable[[str], None]
 ) -> None:
     page.goto(address)
     cards = page.locator("tf-custom-scalar-multi-line-chart-card")
     cards.first.wait_for()
-    assert page.get_by_text("Smoothing").first.is_visible()
-    assert page.evaluate("localStorage._tb_global_settings") is not None
+    titles = [title.strip() for title in cards.locator(".heading-label.name").all_inner_texts()]
+    assert titles[: len(CHARTS)] == list(CHARTS)
     for title, tags in CHARTS.items():
         card = titled(cards, title)
         drawn = lines(card, len(tags) * len(runs))
@@ -139,10 +143,27 @@ def test_it_opens_on_training_and_validation_in_one_chart(
     screenshot("custom_scalars")
 
 
+@pytest.mark.parametrize("opened", ["by a click", "by its address"])
+def test_nothing_is_smoothed(page: Page, address: str, opened: str) -> None:
+    for tab, slider in (
+        ("Scalars", "tf-scalar-dashboard tf-smoothing-input input"),
+        ("Custom Scalars", "tf-custom-scalar-dashboard tf-smoothing-input input"),
+        ("Time Series", ".scalars-smoothing input[type=number]"),
+    ):
+        if opened == "by a click":
+            page.goto("about:blank")
+            page.goto(address)
+            page.locator("[role=tab]", has_text=re.compile(rf"^\s*{tab}\s*$", re.IGNORECASE)).click()
+        else:
+            open_tab(page, address, tab.lower().replace("custom ", "custom_").replace(" ", ""))
+        page.locator(slider).first.wait_for()
+        assert page.locator(slider).first.input_value() == "0", tab
+
+
 def test_every_metric_is_a_chart(
     page: Page, address: str, runs: dict[str, int], screenshot: Callable[[str], None]
 ) -> None:
-    open_tab(page, address, "scalars&_smoothingWeight=0")
+    open_tab(page, address, "scalars")
     cards = found_by(page, f"^({'|'.join(COLUMNS[1:])})$").locator("tf-scalar-card")
     for tag in COLUMNS[1:]:
         assert sorted(map(points, lines(titled(cards, tag), len(runs)))) == sorted(runs.values())
@@ -154,7 +175,7 @@ def test_a_row_of_the_table_is_a_run(
 ) -> None:
     open_tab(page, address, "hparams")
     table = page.locator("tf-hparams-table-view")
-    table.get_by_text("/tensorboard").first.wait_for()
+    table.get_by_text(next(iter(runs))).first.wait_for()
     query = page.locator("tf-hparams-query-pane")
     boxes = query.locator("paper-checkbox")
     names = [name.strip() for name in boxes.all_inner_texts()]
@@ -163,8 +184,8 @@ def test_a_row_of_the_table_is_a_run(
     for shown, name in enumerate(names):  # every column; TensorBoard itself shows the first five of each kind
         if name in SETTINGS | set(HPARAMS_METRICS) and boxes.nth(shown).get_attribute("aria-checked") != "true":
             boxes.nth(shown).click()
-    first = table.locator(".table-cell", has_text="/tensorboard")
-    assert sorted({name.strip() for name in first.all_inner_texts()}) == sorted(runs)
+    cells = {name.strip() for name in table.locator(".table-cell").all_inner_texts()}
+    assert cells >= set(runs)
     screenshot("hparams")
 
 
@@ -172,7 +193,9 @@ def test_the_pictures_are_there(
     page: Page, address: str, runs: dict[str, int], screenshot: Callable[[str], None]
 ) -> None:
     tags: dict[str, list[str]] = page.request.get(f"{address}data/plugin/images/tags").json()
-    assert {run: set(found) for run, found in tags.items()} == {run: set(PICTURES) for run in runs}
+    once = "run/training_images"  # shown with the first of the runs that share them
+    assert {run: set(found) - {once} for run, found in tags.items()} == {run: set(PICTURES) for run in runs}
+    assert sum(once in found for found in tags.values()) == 1
     for run, epochs in runs.items():
         for tag in LOOKS:  # as the server has them: EventAccumulator keeps steps that it drops
             query = urlencode({"run": run, "tag": tag, "sample": 0})

@@ -30,6 +30,7 @@ EVERYTHING = (
     "tensorboard.embeddings=true",
 )
 PICTURES = ("val/confusion_matrix", "val/most_confidently_wrong", "val/reliability", "weights/first_layer", "pr/7")
+FOLLOWS = ("val_minus_train/loss", *(f"val_by_layer/dead_relu/{layer}" for layer in (1, 2, 3)))
 Finished = tuple[Path, dict[str, Any]]
 
 
@@ -62,7 +63,7 @@ def test_nothing_that_is_shown_changes_a_bit_of_compiled_steps(run: Runner) -> N
 
 def test_everything_is_there_once(watched: Finished) -> None:
     shown = steps(watched[0])
-    for tag in (*COLUMNS[1:], "gap/loss", "best/accuracy", "best/epoch", "dead_relu/layers.2", *PICTURES):
+    for tag in (*COLUMNS[1:], "best/accuracy", "best/epoch", *FOLLOWS, *PICTURES):
         assert shown[tag] == [1, 2, 3], tag
     for tag in ("weights/layers.1.weight", "gradients/layers.1.bias", "activations/layers.2"):
         assert shown[tag] == [1, 2, 3], tag
@@ -104,7 +105,7 @@ def test_without_pictures(run: Runner) -> None:
     run_dir, _ = run("tensorboard.images_every=null", "trainer.max_epochs=1")
     shown = steps(run_dir)
     assert not set(PICTURES) & shown.keys()
-    assert shown["val/f1/3"] == [1]
+    assert shown["val_by_digit/f1/3"] == [1]
 
 
 @pytest.mark.parametrize("how", ["steps", "stopped"])
@@ -133,18 +134,25 @@ def test_the_numbers_are_those_of_scikit_learn(watched: Finished, tiny_root: Pat
     assert (confusion(logits, labels) == confusion_matrix(labels, guesses, labels=range(10))).all()
     events = accumulated(watched[0])
     for digit, expected in enumerate(f1_score(labels, guesses, average=None, labels=range(10), zero_division=0)):
-        assert events.Scalars(f"val/f1/{digit}")[-1].value == pytest.approx(expected, abs=1e-6)
+        assert events.Scalars(f"val_by_digit/f1/{digit}")[-1].value == pytest.approx(expected, abs=1e-6)
     last = {tag: events.Scalars(tag)[-1].value for tag in HPARAMS_METRICS}
-    assert last["gap/loss"] == pytest.approx(last["val/loss"] - events.Scalars("train/loss")[-1].value, abs=1e-6)
+    assert last["val_minus_train/loss"] == pytest.approx(
+        last["val/loss"] - events.Scalars("train/loss")[-1].value, abs=1e-6
+    )
     assert last["best/accuracy"] == pytest.approx(watched[1]["best"]["val/accuracy"])
     assert last["best/epoch"] == watched[1]["best"]["epoch"]
     assert last["test/accuracy"] == pytest.approx(watched[1]["test"]["last"]["accuracy"])
     # A dead unit passes nothing on for any image.
     half = datasets.MNIST(tiny_root, train=False)
+    passed = (half.data.float()[:, None] / 255 - 0.1307) / 0.3081
+    found = []
     with torch.no_grad():
-        passed = backbone.layers[:3]((half.data.float()[:, None] / 255 - 0.1307) / 0.3081)
-    dead = (passed.max(dim=0).values <= 0).float().mean().item()
-    assert events.Scalars("dead_relu/layers.2")[-1].value == pytest.approx(dead)
+        for layer in backbone.layers:
+            passed = layer(passed)
+            if isinstance(layer, nn.ReLU):
+                found.append((passed.max(dim=0).values <= 0).float().mean().item())
+    shown = [events.Scalars(f"val_by_layer/dead_relu/{number}")[-1].value for number in (1, 2, 3)]
+    assert shown == pytest.approx(found)
 
 
 def test_a_precision_recall_curve_is_that_of_scikit_learn(watched: Finished, tiny_root: Path) -> None:
@@ -173,14 +181,20 @@ def test_gradients_and_weights_are_those_of_the_run(watched: Finished, tiny_root
 def test_the_layout_names_what_is_there(watched: Finished) -> None:
     (event,) = accumulated(watched[0]).Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [(category.title, category.closed) for category in layout.category] == [
+        *(("accuracy and loss", False), ("training beside validation", False), ("more", False)),
+        *(("F1 of each digit", True), ("dead ReLUs", True)),
+    ]
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    assert list(charts)[:3] == ["validation accuracy", "validation loss", "training loss"]
     tags = [tag for tag, numbers in steps(watched[0]).items() if numbers == [1, 2, 3]]
     shown = {title: [tag for tag in tags for p in patterns if re.match(p, tag)] for title, patterns in charts.items()}
+    assert shown["validation accuracy"] == ["val/accuracy"]
     assert shown["loss"] == ["train/loss", "val/loss"]
     assert shown["error"] == ["train/error", "val/error"]
-    assert shown["accuracy, precision, recall and F1"] == ["val/accuracy", "val/precision", "val/recall", "val/f1"]
     assert shown["learning rate"] == ["lr"]
-    assert shown["F1 of each digit"] == [f"val/f1/{digit}" for digit in range(10)]
+    assert shown["share in hidden layer 3"] == ["val_by_layer/dead_relu/3"]
+    assert "share in hidden layer 4" not in shown
     assert all(shown.values())
 
 
@@ -193,8 +207,19 @@ def test_the_texts_say_how_to_repeat_the_run(watched: Finished) -> None:
     events = accumulated(watched[0])
     text = {
         tag: events.Tensors(f"run/{tag}/text_summary")[0].tensor_proto.string_val[0].decode()
-        for tag in ("configuration", "repeat_it", "versions")
+        for tag in ("changed", "configuration", "repeat_it", "versions")
     }
+    changed = text["changed"].splitlines()
+    assert changed[:3] == [
+        "| setting | this run | default |",
+        "| --- | --- | --- |",
+        r"| experiment | dropout\_as\_run | baseline |",
+    ]
+    assert "| model.dropout | 0.3 | 0.0 |" in changed
+    assert r"| trainer.max\_epochs | 3 | 500 |" in changed
+    assert not [
+        line for line in changed if re.match(r"\| (run.*dir|trainer.steps|tensorboard|data.sha256|data.seed)", line)
+    ]
     assert "      dropout: 0.3\n" in text["configuration"]
     assert text["repeat_it"] == f"    mnist-rerun {watched[0]}"
     assert f"| torch | {watched[1]['versions']['torch']} |" in text["versions"]
@@ -283,7 +308,7 @@ def test_hparams_have_a_row_for_each_run_and_the_same_columns_for_all(
         "learning rate": 0.001,
         "scheduler": "StepLR",
         "batch size": 64,
-        "seed": 0,
+        "seed": "0",
         "epochs": 2,
     }
     assert metrics.keys() == set(HPARAMS_METRICS)
@@ -363,15 +388,21 @@ def test_a_data_module_of_ones_own_is_shown_without_what_needs_its_images(
         assert train(config)["status"] == "completed"
     said = [record.getMessage() for record in caplog.records if record.name == "mnist_mlp.tensorboard.events"]
     assert said == [
-        "TensorBoard: Own is not an MNISTDataModule, which has its images in `splits`: no F1 of each digit, no "
-        "pictures of images and predictions, no precision-recall curves, histograms or embeddings"
+        "TensorBoard: no F1 of each digit, pictures of images or predictions, precision-recall curves, histograms or "
+        "embeddings: they need an MNISTDataModule, and this run's data module is `Own`"
     ]
     shown = steps(tmp_path / "r")
-    for tag in (*COLUMNS[1:], "gap/loss", "best/accuracy", "dead_relu/layers.2", "weights/first_layer"):
+    for tag in (*COLUMNS[1:], "best/accuracy", *FOLLOWS, "weights/first_layer"):
         assert shown[tag] == [1, 2, 3], tag
     assert shown["run/architecture"] == [0]
     assert shown["test/accuracy"] == [3]
-    assert not shown.keys() & {*PICTURES[:3], "pr/7", "run/training_images", "val/f1/3", "weights/layers.1.weight"}
+    assert not shown.keys() & {
+        *PICTURES[:3],
+        "pr/7",
+        "run/training_images",
+        "val_by_digit/f1/3",
+        "weights/layers.1.weight",
+    }
 
 
 def test_what_is_shown_is_no_setting_of_the_run(run: Runner, watched: Finished) -> None:
@@ -388,6 +419,45 @@ def test_a_record_from_before_there_were_these_settings(tiny: list[str], tmp_pat
 def test_a_callback_that_asks_for_lightnings_logger_has_one(run: Runner) -> None:
     run_dir, _ = run("+callbacks.rate._target_=lightning.pytorch.callbacks.LearningRateMonitor")
     assert any(tag.startswith("lr-") for tag in steps(run_dir))
+
+
+class OneReLU(nn.Module):
+    """Uses one ReLU after layers of different widths, as many networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(784, 32), nn.Linear(32, 16), nn.Linear(16, 10)
+        self.relu = nn.ReLU()
+        nn.init.constant_(self.second.bias, -1000.0)  # all of the second layer's units are dead
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.third(self.relu(self.second(self.relu(self.first(images.flatten(1))))))
+
+
+def test_a_relu_that_serves_several_layers_is_counted_for_each(tiny: list[str], tmp_path: Path) -> None:
+    config = compose_config([*tiny, "trainer.max_epochs=1", f"run_dir={tmp_path / 'r'}"])
+    config.model, config.network = {"_target_": f"{__name__}.OneReLU"}, "one_relu"
+    train(config)
+    events = accumulated(tmp_path / "r")
+    first, second = (events.Scalars(f"val_by_layer/dead_relu/{number}")[0].value for number in (1, 2))
+    assert first < 0.5
+    assert second == 1
+    assert "val_by_layer/dead_relu/3" not in steps(tmp_path / "r")
+    assert b"hidden layer 2" in events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+
+
+@pytest.mark.parametrize(
+    "earlier", ["events.out.tfevents.1999999999.host.1.0", "events.out.tfevents.1999999999000000007.epochs"]
+)
+def test_the_later_session_counts_when_the_clock_was_set_back(tmp_path: Path, earlier: str) -> None:
+    directory = tmp_path / "tensorboard"
+    for step in (1, 2, 3):
+        writer = EventWriter(directory, "epochs", purge_step=step)
+        writer.add_scalar("a", 0.0, step)
+        writer.close()
+        if step == 1:  # from a later time: the name of an earlier Lightning run, or of this package
+            next(directory.iterdir()).rename(directory / earlier)
+    assert steps(tmp_path) == {"a": [1, 2, 3]}
 
 
 def test_the_later_session_counts_however_quickly_it_came(tmp_path: Path) -> None:

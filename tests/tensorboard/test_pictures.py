@@ -70,6 +70,20 @@ def test_the_confusion_matrix_is_blue_where_right_and_reddest_where_most_is_wron
     assert none[1] > slightly[1] > red[1]
 
 
+def test_the_gap_does_not_hide_the_accuracy_of_a_bin_that_is_under_confident() -> None:
+    probabilities = np.full((10, 10), 0.3 / 9)
+    probabilities[:, 0] = 0.7  # in the bin from 2/3 to 11/15; 9 of 10 are right
+    picture = pictures.reliability_diagram(np.array([0] * 9 + [1]), probabilities, "t")
+    side = pictures.WIDTH - 92 - 40
+    left, height = 92 + side * 10 / 15, side * 0.78
+    colors = [picture.getpixel((round(left + 4), round(128 + height * (1 - share)))) for share in (0.95, 0.85, 0.5)]
+    assert colors[0] == (255, 255, 255)
+    assert colors[1] == colors[2] == rgb("#5b86c4")
+    assert picture.getpixel((round(left + side / 30), round(128 + height * 0.2))) == rgb(
+        "#f0b3ae"
+    )  # 0.8, in the middle
+
+
 def drawn() -> dict[str, Image.Image]:
     labels, probabilities = guesses(300)
     images = np.random.default_rng(0).normal(size=(300, 28, 28)).astype(np.float32)

@@ -16,9 +16,11 @@ from helpers import Command, served
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import hparams
 
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.tensorboard.serve import ends_within_an_event
+from mnist_mlp.tensorboard.writer import EventWriter
 
 Finished = tuple[Path, dict[str, Any]]
 
@@ -48,13 +50,16 @@ def test_runs_are_served_and_what_is_not_is_said(finished: Finished, command: Co
     holds_epochs = max((tmp_path / "cut" / "tensorboard").glob("*tfevents*"), key=lambda path: path.stat().st_size)
     os.truncate(holds_epochs, holds_epochs.stat().st_size - 3)  # as a kill in the middle of a write leaves it
     with served(tmp_path) as (_, url, said):
-        assert f"2 runs under {tmp_path}\n1 more without event files: not shown\n" in said
-        assert f"{holds_epochs}: ends within an event" in said
+        assert f"2 runs under {tmp_path}\n1 more without event files, not shown\n" in said
+        assert f"{holds_epochs}: its last event is incomplete" in said
         assert str(tmp_path / "whole") not in said
-        assert wait_for_runs(url, 2) == ["cut/tensorboard", "whole/tensorboard"]
-        assert set(COLUMNS[1:]) <= set(get(f"{url}data/plugin/scalars/tags")["whole/tensorboard"])
-        assert steps(url, "whole/tensorboard", "train/loss") == list(range(1, epochs + 1))
-        assert steps(url, "cut/tensorboard", "train/loss")[0] == 1
+        assert wait_for_runs(url, 2) == ["cut", "whole"]
+        assert set(COLUMNS[1:]) <= set(get(f"{url}data/plugin/scalars/tags")["whole"])
+        assert steps(url, "whole", "train/loss") == list(range(1, epochs + 1))
+        assert steps(url, "cut", "train/loss")[0] == 1
+        tags = get(f"{url}data/plugin/images/tags")
+        assert {run: "run/training_images" in found for run, found in tags.items()} == {"cut": True, "whole": False}
+        assert "run/architecture" in tags["whole"]
     assert command("mnist-report", ".", "--table").returncode == 0
 
 
@@ -106,7 +111,27 @@ def test_a_directory_without_runs_is_served_until_there_are_some(finished: Finis
         assert f"There is no directory {tmp_path / 'logs'} yet" in said
         assert get(f"{url}data/runs") == []
         shutil.copytree(finished[0], tmp_path / "logs" / "run")
-        assert wait_for_runs(url, 1) == ["run/tensorboard"]
+        assert wait_for_runs(url, 1) == ["run"]
+
+
+def test_a_single_run_is_a_dot(finished: Finished) -> None:
+    with served(finished[0]) as (_, url, _):
+        assert wait_for_runs(url, 1) == ["."]
+        assert steps(url, ".", "train/loss") == [1, 2, 3]
+
+
+def test_settings_that_vary_come_first_in_the_table(tmp_path: Path) -> None:
+    for seed, width in (("0", "64"), ("1", "128")):
+        settings = {"model": "a", "seed": seed, "batch size": 64.0, "hidden widths": width}
+        experiment, session, _ = hparams(settings, {"test/accuracy": 0.0, "best/epoch": 0.0})
+        writer = EventWriter(tmp_path / f"seed={seed}" / "tensorboard", "start")
+        writer.add(0, experiment, session)
+        writer.close()
+    with served(tmp_path) as (_, url, _):
+        wait_for_runs(url, 2)
+        found = get(f"{url}data/plugin/hparams/experiment", request="{}")
+    assert [info["name"] for info in found["hparamInfos"]] == ["seed", "hidden widths", "model", "batch size"]
+    assert [info["name"]["tag"] for info in found["metricInfos"]] == ["test/accuracy", "best/epoch"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
