@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from mnist_mlp.parts import build, make
 from mnist_mlp.run.streams import random_states, set_random_states
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
-from mnist_mlp.settings import SettingError, as_override, built, refuse_arguments
+from mnist_mlp.settings import GIVEN, SettingError, as_override, built, refuse_arguments
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
 
@@ -97,7 +97,7 @@ def _check_arguments(place: str, node: DictConfig) -> None:
         elif (
             argument.default is argument.empty
             and argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY)
-            and not (values.get("_partial_") or values.get("_args_"))
+            and not (values.get("_partial_") or values.get("_args_") or name in GIVEN)
         ):
             raise SettingError(place, target, f"takes {name}, which has no default: add +{place}.{name}=VALUE")
 

@@ -25,7 +25,7 @@ from mnist_mlp.backbone import check_logits
 from mnist_mlp.run.loggers import loggers_of
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.seeds import stream_seed
-from mnist_mlp.settings import OF_SCHEDULER, OUR_LOSS, SettingError
+from mnist_mlp.settings import OF_SCHEDULER, SettingError
 from mnist_mlp.steps.choice import choose
 
 
@@ -97,10 +97,7 @@ def shows_events(config: DictConfig) -> bool:
 def _loss(config: DictConfig) -> nn.Module:
     """Raises: SettingError, where the loss is no mean over two images."""
     wanted = "must be an nn.Module from logits (N, 10) and labels (N,) to a mean ()"
-    settings, target = dict(config.loss), config.loss.get("_target_")
-    if target != OUR_LOSS:  # loss._target_=CLASS keeps what stands beside it: of no meaning where it changes nothing
-        settings = {name: value for name, value in settings.items() if value not in (None, 0)}
-    loss = instantiate(OmegaConf.create(settings))
+    target, loss = config.loss.get("_target_"), instantiate(config.loss)
     if not isinstance(loss, nn.Module):
         raise SettingError("loss", target, f"{wanted}, and is {type(loss).__name__}")
     try:

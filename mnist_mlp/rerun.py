@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.compare import Pair, Recorded
+from mnist_mlp.run.identity import complete
 from mnist_mlp.run.process import prepare_process
 from mnist_mlp.run.records import read_record
 from mnist_mlp.run.signals import InterruptionError
@@ -100,6 +101,7 @@ def rerun(
     config, count = before.config.copy(), len(before.epochs)
     if not trust:
         refuse_untrusted(config, run)
+    complete(config)
     check(config)
     if place.resolve().is_relative_to(run.resolve()):
         raise SettingError("--run-dir", place, f"must lie outside {run}, which is only read")

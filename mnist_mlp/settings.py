@@ -101,11 +101,6 @@ def _matching(pattern: str, wanted: str) -> Rule:
     return Rule(lambda value: re.fullmatch(pattern, str(value)) is not None, wanted)
 
 
-def _passed(instead: str) -> Rule:
-    """Of an argument of the Trainer's that is not the user's to give."""
-    return Rule(lambda _: False, f"left out: use {instead}")
-
-
 def _choice(*options: str) -> Rule:
     return Rule(lambda value: value in options, f"one of {', '.join(options)}")
 
@@ -196,13 +191,10 @@ RULES: dict[str, Rule] = {
         )
     ),
     "trainer.profiler": _optional(
-        Rule(lambda value: value in ("simple", "advanced", "pytorch"), "simple, advanced or pytorch, or null")
+        Rule(lambda value: value in ("simple", "advanced", "pytorch"), "simple, advanced or pytorch")
     ),
     "trainer.enable_checkpointing": Rule(lambda value: value is True, "true: a run is recorded by its checkpoints"),
     "trainer.barebones": Rule(lambda value: value is False, "false: a run is recorded, which this switches off"),
-    "trainer.logger": _passed("the logger group, such as logger=csv"),
-    "trainer.callbacks": _passed("callbacks, such as callbacks=early_stopping or +callbacks.NAME._target_=CLASS"),
-    "trainer.plugins": _passed("what the project passes itself: its own writer of checkpoints, and one process"),
     "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),
     "tensorboard.enabled": TRUTH,
@@ -269,16 +261,13 @@ GIVEN_TO_TRAINER = {
     "callbacks": "callbacks have a group, such as callbacks=early_stopping; another is +callbacks.NAME._target_=CLASS",
     "plugins": "its plugins write checkpoints that survive a power cut, and keep a run one process",
     "enable_progress_bar": "a run has its own line of progress; a bar is callbacks=progress_bar",
-    "enable_model_summary": "a summary is a callback: +callbacks.summary._target_="
-    "lightning.pytorch.callbacks.ModelSummary",
     "log_every_n_steps": "metrics are of whole epochs: metrics.csv and the loggers have a row for each",
-    "num_sanity_val_steps": "nothing is validated before the first epoch; +trainer.fast_dev_run=true tries a run out",
 }
 
 # Lightning's own, under `scheduler`: when it is stepped.
 OF_SCHEDULER = ("interval", "frequency", "monitor")
 TAKEN_OUT = [("scheduler", name) for name in OF_SCHEDULER]
-GIVEN = ("params", "optimizer")  # arguments that a run gives
+GIVEN = ("params", "optimizer", "save_dir")  # arguments that a run gives
 
 # Of a whole sweep, looked at before its first job.
 SWEEP_RULES: dict[str, Rule] = {
@@ -506,9 +495,9 @@ def rules_of(config: Mapping[str, Any] | DictConfig) -> dict[str, Rule]:
     for group in BUILT:
         node = config.get(group)
         target = str(node.get("_target_")) if isinstance(node, Mapping | DictConfig) else ""
-        for name, arguments in CLASS_RULES.items():
-            if target == name or (name.endswith(".") and target.startswith(name)):
-                rules |= {f"{group}.{argument}": rule for argument, rule in arguments.items()}
+        fitting = [name for name in CLASS_RULES if target == name or (name.endswith(".") and target.startswith(name))]
+        arguments = CLASS_RULES[max(fitting, key=len)] if fitting else {}  # schedulers lie under torch.optim too
+        rules |= {f"{group}.{argument}": rule for argument, rule in arguments.items()}
     return rules
 
 
@@ -639,6 +628,9 @@ def settle(config: DictConfig) -> None:
                 config[group] = {}
         for name in [name for name, callback in config.callbacks.items() if callback is None]:
             del config.callbacks[name]
+        if config.loss.get("_target_") != OUR_LOSS:  # loss._target_=CLASS leaves ours beside it
+            for name in [name for name in ("label_smoothing", "weight") if config.loss.get(name) in (None, 0)]:
+                config.loss.pop(name, None)
     if config.data.get("_target_") == OUR_DATA and config.data.get("root") is not None:
         config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
 

@@ -29,14 +29,13 @@ from mnist_mlp.datamodule import MINIBATCHES_PER_STEP, MNISTDataModule
 from mnist_mlp.parts import Parts, build, make, one_line, shows_events
 from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, weights_sha256
 from mnist_mlp.run.directory import RunDirectory, disk_errors
-from mnist_mlp.run.identity import complete as completed_settings
 from mnist_mlp.run.loggers import Loggers
 from mnist_mlp.run.notebook import settings_of
 from mnist_mlp.run.provenance import arithmetic, device_name, git_state, not_portable, uncommitted_diff, versions
 from mnist_mlp.run.recorder import Recorder
 from mnist_mlp.run.signals import StopSignals
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, own_process, quiet
-from mnist_mlp.settings import OF_SCHEDULER, SettingError, check_accelerator, cuts, flatten, name_network, settle
+from mnist_mlp.settings import OF_SCHEDULER, SettingError, check_accelerator, cuts, flatten, name_network
 from mnist_mlp.steps.choice import choose
 from mnist_mlp.tensorboard.events import Events
 
@@ -85,8 +84,6 @@ def train(config: DictConfig) -> dict[str, Any]:
         NonFiniteLossError: a loss became NaN or infinite. The run is marked failed; what was written is kept.
     """
     config = settings_of(config)
-    completed_settings(config)
-    settle(config)
     check_accelerator(config.trainer.accelerator)  # this and the next before there is a directory
     check_classes(config)
     with ExitStack() as opened:

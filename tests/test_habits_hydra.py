@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers import Command, statuses
+from hydra.core.hydra_config import HydraConfig
 
 from mnist_mlp import cli
 
@@ -70,7 +71,7 @@ REFUSED: dict[str, str] = {
     "+trainer.plugins=[]": "trainer.plugins=[]: is not taken from the configuration: its plugins write checkpoints",
     **{
         f"{plus}trainer.{name}=1": f"trainer.{name}=1: is not taken from the configuration: "
-        for name in ("logger", "callbacks", "enable_progress_bar", "log_every_n_steps", "num_sanity_val_steps")
+        for name in ("logger", "callbacks", "plugins", "enable_progress_bar", "log_every_n_steps")
         for plus in ("", "+")
     },
     # groups and files
@@ -96,9 +97,9 @@ REFUSED: dict[str, str] = {
     "-m --cfg job": "-m: leave it out with --cfg and --info",
     # values, held against the class's own signature
     "threads=1025": "threads=1025: must be a whole number from 1 to 1024, or null",
-    "threads=100000000000000000000000000": "threads=100000000000000000000000000: must be a number of at most 64 bits",
+    "threads=100000000000000000000000000": "threads=100000000000000000000000000: must be a whole number from 1 to",
     "data.seed=abc": "data.seed=abc: must be a whole number",
-    "data.mean=nan": "data.mean=nan: must be a number, and nan is none",
+    "data.mean=nan": "data.mean=nan: must be a number, or null",
     "data.sha256=0": "data.sha256=0: must be the SHA-256 of each of t10k-images-idx3-ubyte and the three other files, "
     "or null",
     "optimizer.weight_decay=1e300": "optimizer.weight_decay=1e+300: must be a number from 0 to 3.4e+38",
@@ -112,7 +113,7 @@ REFUSED: dict[str, str] = {
     "+callbacks.s._target_=lightning.pytorch.callbacks.EarlyStopping": "callbacks.s=lightning.pytorch.callbacks."
     "EarlyStopping: takes monitor, which has no default: add +callbacks.s.monitor=VALUE",
     "+trainer.min_epochs=two": "trainer.min_epochs=two: Lightning's Trainer takes a whole number or null",
-    "+trainer.profiler=nosuch": "trainer=Trainer: could not be made (",
+    "+trainer.profiler=nosuch": "trainer.profiler=nosuch: must be simple, advanced or pytorch, or null",
     "model.init=3": "model.init=3: must be one of default, xavier_uniform",
 }
 
@@ -122,7 +123,7 @@ WORKS: dict[str, tuple[str, dict[str, object]]] = {
     "run_dir=a=b": ("a=b", {"seed": 0}),
     "hydra.verbose=true run_dir=v callbacks=null": ("v", {"epochs": 1}),
     "run_dir=r ~scheduler +callbacks.x=null +width=8 model.hidden=[${width},${width}]": ("r", {"model": "MLP 8-8"}),
-    "run_dir=s +callbacks=early_stopping +mine=label": ("s", {"seed": 5, "epochs": 1}),
+    "run_dir=s callbacks=early_stopping +mine=label": ("s", {"seed": 5, "epochs": 1}),
     "scheduler=null run_dir=n 'optimizer={lr: 0.01}'": ("n", {"epochs": 1}),
 }
 
@@ -156,6 +157,7 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     root.handlers = handlers
     root.setLevel(level)
     logging.raiseExceptions = True
+    HydraConfig.instance().cfg = None  # Hydra leaves it, since its process ends
 
 
 @pytest.mark.parametrize("line", REFUSED)

@@ -170,7 +170,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command: Command, finished
         ([run_dir, "optimiser.lr=1"], f"optimiser.lr=1: there is no setting optimiser.lr in {run_dir}/config.yaml"),
         (["."], "RUN_DIR=config.yaml: cannot be read (No such file or directory)"),
         ([run_dir, "run_dir=there"], "run_dir=there: say where the rerun goes with --run-dir"),
-        ([run_dir, "threads=0"], "threads=0: must be a whole number of at least 1, or null"),
+        ([run_dir, "threads=0"], "threads=0: must be a whole number from 1 to 1024, or null"),
     ):
         done = command("mnist-rerun", *arguments)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr

@@ -371,7 +371,7 @@ def test_torch_and_openmp_have_the_threads_that_were_asked_for(run: Runner, monk
         assert record["threads"] == 2
         assert torch.get_num_threads() == before
         assert "omp_get_max_threads() : 2" in Threads.told
-        prepare_process(2)  # what the commands call before they import PyTorch
+        prepare_process(2, portable=False)  # what the commands call before they import PyTorch
         assert os.environ["OMP_NUM_THREADS"] == "2"
     finally:
         torch.set_num_threads(before)

@@ -7,14 +7,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.run.groups import EXPERIMENTS, configured
-from mnist_mlp.run.identity import other_experiment
-from mnist_mlp.settings import flatten, name_network, without_hydra
+from mnist_mlp.run.identity import complete, other_experiment
+from mnist_mlp.settings import flatten, name_network, settle, without_hydra
 
 UNNAMED = "custom"  # an experiment that is none of this package's
 
 
 def settings_of(config: DictConfig) -> DictConfig:
-    """A copy of a run's configuration, resolved, without Hydra's own node.
+    """A copy of a run's configuration, settled, with today's settings, without Hydra's own node.
 
     The names of experiment and network come from the options that Hydra has chosen. `compose` tells these with
     `return_hydra_config=True` only; without, they are those of this package's files that decide the same.
@@ -29,7 +29,8 @@ def settings_of(config: DictConfig) -> DictConfig:
         OmegaConf.set_struct(settings, False)
         if hydra.cfg is None:
             _name(settings)
-        OmegaConf.resolve(settings)
+        complete(settings)
+        settle(settings)
         return settings
     finally:
         hydra.cfg = before

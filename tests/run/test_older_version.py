@@ -13,7 +13,7 @@ import pytest
 from helpers import steps
 from omegaconf import OmegaConf
 
-from mnist_mlp.evaluate import evaluate
+from mnist_mlp.evaluate import evaluate, load_classifier
 from mnist_mlp.rerun import rerun
 from mnist_mlp.run.records import Epochs, read_runs
 from mnist_mlp.sweeps.table import results
@@ -47,7 +47,7 @@ def test_it_is_read_and_reported(older: Path, record: dict[str, Any]) -> None:
 
 
 def test_its_checkpoint_is_evaluated(older: Path, record: dict[str, Any]) -> None:
-    metrics = evaluate(older / "checkpoints" / "best.ckpt")
+    metrics = evaluate(load_classifier(older / "checkpoints" / "best.ckpt"))
     assert metrics == pytest.approx(record["test"]["best"], abs=1e-4)
 
 
