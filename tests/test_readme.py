@@ -132,7 +132,7 @@ def test_the_first_table_is_that_of_the_records() -> None:
         assert len(ours) == count
         accuracy = _spread([100 * float(run["final/val/accuracy"]) for run in ours], 2)
         loss = _spread([float(run["final/val/loss"]) for run in ours], 4)
-        assert cells == [f"{original.final_accuracy} %", f"{accuracy} %", str(original.val_loss), loss]
+        assert cells == [str(original.final_accuracy), accuracy, str(original.val_loss), loss]
 
 
 def _spread(values: list[float], digits: int) -> str:
