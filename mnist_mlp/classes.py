@@ -127,6 +127,11 @@ def _fits(value: Any, annotation: Any) -> bool:
         return any(_fits(value, part) for part in (told if set(told) - {type(None)} else inner))
     if isinstance(kind, TypeVar) or not isinstance(kind, type):
         return True
+    return _is_of(value, kind, inner)
+
+
+def _is_of(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
+    """Whether a plain value may be what a class says, such as `list[float]`: `kind` is list, `inner` (float,)."""
     if kind in WORDS:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return (

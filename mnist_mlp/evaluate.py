@@ -108,9 +108,7 @@ def load_classifier(checkpoint: Path | None, model: str | Path | None = None) ->
     Raises:
         SettingError: the file cannot be read, is no such checkpoint, or holds weights of another backbone.
     """
-    import torch
-
-    from mnist_mlp.classifier import Classifier, rebuilt
+    from mnist_mlp.classifier import Classifier
     from mnist_mlp.run.checkpoint import checked_checkpoint, load_weights, read_file
     from mnist_mlp.weights.files import OWN, own_weights
 
@@ -126,6 +124,27 @@ def load_classifier(checkpoint: Path | None, model: str | Path | None = None) ->
         )
         raise SettingError("CHECKPOINT", checkpoint, problem)
     content = checked_checkpoint(content, "CHECKPOINT", checkpoint)
+    recorded = content["hyper_parameters"]
+    parts = _recorded_parts(content, checkpoint, model)
+    measured = content.get("MNISTDataModule")
+    for name in ("mean", "std"):  # what the run computed, where it was not set
+        if isinstance(measured, dict) and CLASS_RULES[OUR_DATA][name].accepts(measured.get(name)):
+            recorded["data"][name] = measured[name]
+    classifier = Classifier(**parts, average=recorded["average"], hyperparameters=recorded)  # type: ignore[arg-type]
+    load_weights(classifier, content, "CHECKPOINT", checkpoint)
+    return classifier.eval()
+
+
+def _recorded_parts(content: dict[str, Any], checkpoint: Path, model: str | Path | None) -> "dict[str, nn.Module]":
+    """Backbone and loss of a checkpoint, without its weights.
+
+    Raises:
+        SettingError: they cannot be built from what it records, or do not fit its weights.
+    """
+    import torch
+
+    from mnist_mlp.classifier import rebuilt
+
     recorded = content["hyper_parameters"]
     try:
         with torch.device("meta"):  # the shapes without the memory, which a stranger's numbers could exhaust
@@ -148,13 +167,7 @@ def load_classifier(checkpoint: Path | None, model: str | Path | None = None) ->
             "checkpoint names is not run on its word alone)"
         )
         raise SettingError("CHECKPOINT", checkpoint, problem)
-    measured = content.get("MNISTDataModule")
-    for name in ("mean", "std"):  # what the run computed, where it was not set
-        if isinstance(measured, dict) and CLASS_RULES[OUR_DATA][name].accepts(measured.get(name)):
-            recorded["data"][name] = measured[name]
-    classifier = Classifier(**parts, average=recorded["average"], hyperparameters=recorded)  # type: ignore[arg-type]
-    load_weights(classifier, content, "CHECKPOINT", checkpoint)
-    return classifier.eval()
+    return parts
 
 
 def _named_backbone(model: str) -> "nn.Module":

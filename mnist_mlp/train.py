@@ -126,23 +126,7 @@ def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSi
         log.info(why)
     if grouped and isinstance(parts.datamodule, MNISTDataModule):
         parts.datamodule.group(MINIBATCHES_PER_STEP)
-    classifier = Classifier(
-        parts.backbone,
-        parts.make_optimizer,
-        parts.make_scheduler,
-        loss=parts.loss,
-        average=config.average,
-        metrics=parts.metrics,
-        **{name: config.scheduler[name] for name in OF_SCHEDULER if name in config.scheduler},
-        seed=config.seed,
-        gradient_clip_val=config.trainer.gradient_clip_val,
-        gradient_clip_algorithm=config.trainer.gradient_clip_algorithm,
-        steps=config.trainer.steps if grouped else None,
-        threads=torch.get_num_threads(),
-        before_step=signals.check,
-        hyperparameters=OmegaConf.to_container(config),  # type: ignore[arg-type]
-        to_loggers=False,
-    )
+    classifier = _classifier(parts, config, grouped, signals)
     if checkpoint:
         load_weights(classifier, checkpoint, "run_dir", run.last)  # before Lightning does, with a traceback
     settings = {**QUIET, **{key: value for key, value in config.trainer.items() if key not in NOT_THE_TRAINERS}}
@@ -167,6 +151,26 @@ def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSi
         plugins=[DurableCheckpointIO(), ONE_PROCESS()],
     )
     return Session(parts.datamodule, classifier, parts.optimizer, trainer, recorder, loggers, events, done)
+
+
+def _classifier(parts: Parts, config: DictConfig, grouped: bool, signals: StopSignals) -> Classifier:
+    return Classifier(
+        parts.backbone,
+        parts.make_optimizer,
+        parts.make_scheduler,
+        loss=parts.loss,
+        average=config.average,
+        metrics=parts.metrics,
+        **{name: config.scheduler[name] for name in OF_SCHEDULER if name in config.scheduler},
+        seed=config.seed,
+        gradient_clip_val=config.trainer.gradient_clip_val,
+        gradient_clip_algorithm=config.trainer.gradient_clip_algorithm,
+        steps=config.trainer.steps if grouped else None,
+        threads=torch.get_num_threads(),
+        before_step=signals.check,
+        hyperparameters=OmegaConf.to_container(config),  # type: ignore[arg-type]
+        to_loggers=False,
+    )
 
 
 def fit(session: Session, config: DictConfig, run: RunDirectory) -> None:
