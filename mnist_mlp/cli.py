@@ -179,6 +179,7 @@ class CheckBeforeRun(Callback):
             settings.run_dir = config.hydra.run.dir
             settle(settings)
             refuse_other_settings(Path(settings.run_dir), settings)  # before PyTorch is imported, which takes seconds
+            announce(settings)
             prepare(settings, Path(settings.run_dir))
             from mnist_mlp.classes import check_classes  # here, because it imports PyTorch too
 
@@ -186,6 +187,18 @@ class CheckBeforeRun(Callback):
             make_directory(Path(settings.run_dir))
         except (SettingError, HydraException, OmegaConfBaseException, OSError) as error:
             end(error)
+
+
+def announce(settings: DictConfig) -> None:
+    """Tells a terminal where the run lies and what it is, before seconds of silence."""
+    if sys.stderr.isatty():
+        epochs, images = settings.trainer.max_epochs, settings.data.get("dataset", settings.data.get("_target_"))
+        print(
+            f"{os.path.relpath(settings.run_dir)}: {settings.experiment}, {settings.network}, seed {settings.seed}, "
+            f"{epochs} epoch{'s' * (epochs != 1)}, on {images}, trainer.accelerator={settings.trainer.accelerator}; "
+            "PyTorch is being loaded",
+            file=sys.stderr,
+        )
 
 
 def refuse_habits(config: DictConfig) -> None:

@@ -1,8 +1,10 @@
-"""The README's commands and its configuration file are what they say."""
+"""README: its commands and its configuration file work, its numbers are the records, its links lead somewhere."""
 
+import csv
 import json
 import re
 import shlex
+import statistics
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,14 @@ from typing import Any
 import pytest
 from helpers import Command
 
+from mnist_mlp.report.original import original_runs
+from mnist_mlp.report.page import BEGIN, END
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-LINES = [
-    line.partition(" #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-]
+BY_HAND = README.partition(BEGIN)[0] + README.partition(END)[2]
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+LINES = [line.partition(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 BACKBONE = re.search(r"```yaml\n# (my_conf/\S+)\n(.*?)```", README, re.DOTALL)
 
 
@@ -37,7 +40,7 @@ def searched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make")])
-def test_make_has_the_target(line: str) -> None:
+def test_make_has_the_targets(line: str) -> None:
     subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
@@ -54,32 +57,28 @@ def test_the_configuration_composes(command: Command, backbone: None, searched: 
 def test_every_other_command_is_run_somewhere() -> None:
     rest = [line for line in LINES if not line.startswith(("make", "mnist-train", "mnist-backprop", ". .venv/bin"))]
     assert rest == [
-        "mnist-report logs/sweeps/seeds --table",
+        "git clone ADDRESS mnist-mlp && cd mnist-mlp",
         "mnist-report logs/sweeps/seeds --watch",
-        "mnist-report logs/sweeps/cluster --table",
-        "mnist-report logs/sweeps/seeds",
-        "mnist-report logs/sweeps/seeds --output logs/kept",
-        "mnist-report logs/sweeps/seeds --readme my_experiments.md",
         "mnist-tensorboard logs/sweeps/seeds",
-        "mnist-evaluate RUN_DIR/checkpoints/best.ckpt --split test",
         "mnist-rerun RUN_DIR",
         "mnist-rerun RUN_DIR --epochs 3",
         "mnist-rerun RUN_DIR threads=2 --run-dir PATH",
         "mnist-compare RUN_DIR OTHER_RUN_DIR",
+        "mnist-report logs/sweeps/seeds",
+        "mnist-report logs/sweeps/seeds --output logs/kept",
+        "mnist-report logs/sweeps/seeds --readme my_experiments.md",
         "mnist-predict IMAGE.png IMAGE.jpg",
         "mnist-predict RUN_DIR/checkpoints/best.ckpt IMAGE.png --show",
         "mnist-predict --model network_a weights.pth IMAGE.png --pictures logs/seen",
+        "mnist-evaluate RUN_DIR/checkpoints/best.ckpt --split test",
     ]
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("mnist-backprop")])
-def test_the_derivations_are_as_shown(command: Command, line: str) -> None:
-    name, *arguments = shlex.split(line)
-    done = command(name, *arguments, "draw=false")
+def test_the_derivations_are_made(command: Command, line: str) -> None:
+    done = command(*shlex.split(line), "draw=false")
     assert done.returncode == 0, done.stderr
-    if not arguments:
-        shown = README.partition("among all the other steps:\n\n```text\n")[2].partition("```")[0]
-        assert all(part in done.stdout for part in shown.splitlines())
+    assert "agree with torch.autograd" in done.stdout
 
 
 def test_the_readmes_backbone_trains(command: Command, backbone: None, tmp_path: Path, tiny: list[str]) -> None:
@@ -89,9 +88,59 @@ def test_the_readmes_backbone_trains(command: Command, backbone: None, tmp_path:
 
 
 def test_the_files_named_exist(finished: tuple[Path, dict[str, Any]]) -> None:
-    for name in re.findall(r"`((?:conf|mnist_mlp)/[^`]*)`", README):
+    linked = [*re.findall(r"\]\(([^#)][^)]*)\)", README), *re.findall(r'src="([^"]*)"', README)]
+    assert "logs/paper/report.md" in linked
+    for name in [*linked, *re.findall(r"`((?:conf|mnist_mlp|tests|logs/paper)/[^`]*)`", README)]:
         assert (ROOT / name).exists(), name
     listed = README.partition("## What a run leaves")[2].partition("Metrics are")[0]
     for path in finished[0].iterdir():
         if path.name != ".lock":
             assert f"`{path.name}" in listed
+
+
+def test_the_links_within_lead_somewhere() -> None:
+    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)", BY_HAND, re.MULTILINE)}
+    targets = re.findall(r"\]\(#([^)]*)\)", BY_HAND)
+    assert len(targets) > 5
+    assert set(targets) <= headings
+
+
+def test_every_room_is_in_the_table() -> None:
+    table = README.partition("## Where things are")[2].partition("| --- |")[2].partition("##")[0]
+    named = re.findall(r"`(\w+(?:\.py|/))`", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)))
+    package = ROOT / "mnist_mlp"
+    rooms = [path.name for path in package.glob("*.py") if path.name != "__init__.py"]
+    rooms += [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    assert sorted(named) == sorted(rooms)
+
+
+def test_the_first_table_is_that_of_the_records() -> None:
+    """Original and here, by hand in README: the last epoch of the committed runs of 500 epochs."""
+    heading, *rows = re.findall(r"^\| (.*) \|$", README.partition("## Quick start")[0], re.MULTILINE)
+    count = int(re.findall(r"After 500 epochs, n = (\d+)", heading)[0])
+    with (ROOT / "logs" / "paper" / "results.csv").open() as file:
+        runs = [run for run in csv.DictReader(file) if run["epochs"] == "500"]
+    experiment = ""
+    assert len(rows) == 6  # one is the line under the heading
+    for label, *cells in (row.split(" | ") for row in rows[1:]):
+        experiment = (re.findall(r"`(\w+)`", label) or [experiment])[0]
+        number, network = re.findall(r"Experiment (\d).* ([AB])\b", label)[0]
+        own = next(own for own in original_runs() if (str(own.experiment), own.network) == (number, network))
+        original = own.record if experiment == own.as_run else own.text
+        assert experiment in (own.as_run, own.as_told)
+        ours = [run for run in runs if (run["experiment"], run["model"]) == (experiment, own.model)]
+        assert len(ours) == count
+        accuracy = _spread([100 * float(run["final/val/accuracy"]) for run in ours], 2)
+        loss = _spread([float(run["final/val/loss"]) for run in ours], 4)
+        assert cells == [str(original.final_accuracy), accuracy, str(original.val_loss), loss]
+
+
+def _spread(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def test_it_is_read_in_ten_minutes() -> None:
+    """What is written by hand; with the results that mnist-report puts in, it stays below 300 lines and 16 KB."""
+    assert len(BY_HAND.splitlines()) <= 280
+    assert len(BY_HAND.encode()) <= 14.25 * 1024

@@ -344,6 +344,22 @@ def test_help_configuration_and_completion_do_not_import_torch(command: Command,
     assert not {"torch", "lightning", "tensorboard"} & imported
 
 
+def test_a_terminal_is_told_of_the_run_before_torch_is_loaded(tmp_path: Path, tiny: list[str]) -> None:
+    ours, theirs = os.openpty()
+    script = Path(sys.executable).with_name("mnist-train")
+    with subprocess.Popen(
+        [script, *tiny, "seed=3", "run_dir=r"], cwd=tmp_path, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        try:
+            with open(ours) as terminal:
+                said = terminal.readline()
+            assert not (tmp_path / "r").exists()  # it is made once PyTorch has looked at the settings
+        finally:
+            process.kill()
+    assert said.startswith("r: baseline, network_a, seed 3, 3 epochs, on MNIST, trainer.accelerator=auto; ")
+
+
 def test_help_shows_groups_and_four_examples(command: Command) -> None:
     text = command("mnist-train", "--help").stdout
     assert text.partition("Groups")[0].count("\n  mnist-train ") == 4
