@@ -26,6 +26,7 @@ from mnist_mlp.run.directory import refuse_other_settings
 from mnist_mlp.run.process import prepare_process
 from mnist_mlp.run.signals import InterruptionError
 from mnist_mlp.settings import (
+    DERIVED,
     SWEEP_RULES,
     NonFiniteLossError,
     SettingError,
@@ -255,6 +256,8 @@ def run_job(config: DictConfig) -> dict[str, Any]:
     config.run_dir = str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
     try:
         refuse_derived(config, HydraConfig.get())
+        for name in DERIVED:
+            config[name] = config[name]  # as Hydra's choices are in this job
         prepare(config, place)
         from mnist_mlp.train import train  # here, because it imports PyTorch, which takes seconds that --help has not
 

@@ -22,12 +22,12 @@ def settings_of(config: DictConfig) -> DictConfig:
     hydra = HydraConfig.instance()
     before = hydra.cfg
     try:
-        if "hydra" in config:
-            hydra.set_config(config)  # what ${hydra:...} looks at
         settings = without_hydra(config)
         OmegaConf.set_readonly(settings, False)
         OmegaConf.set_struct(settings, False)
-        if hydra.cfg is None:
+        if "hydra" in config:
+            hydra.set_config(config)  # what ${hydra:...} looks at
+        else:
             _name(settings)
         complete(settings)
         settle(settings)

@@ -139,6 +139,7 @@ def test_without_a_compiler_one_sentence_says_so(command: Command, tmp_path: Pat
     done = command(
         "mnist-train",
         "trainer.steps=compiled",
+        "portable=false",
         "run_dir=r",
         *tiny,
         CXX="/nowhere/g++",

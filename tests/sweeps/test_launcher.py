@@ -198,7 +198,7 @@ def test_a_job_is_tried_again_and_the_first_failure_can_stop_the_others(
         ("hydra.launcher.jobs=0", "hydra.launcher.jobs=0: must be a whole number of at least 1, or null"),
         ("hydra.launcher.retries=-1", "hydra.launcher.retries=-1: must be a whole number of at least 0"),
         ("hydra.launcher.fail_fast=1", "hydra.launcher.fail_fast=1: must be true or false"),
-        ("optimizer.lr=0.1,-1", "optimizer.lr=-1: must be a number above 0"),
+        ("optimizer.lr=0.1,-1", "optimizer.lr=-1: must be a number above 0 and at most 3.4e+38"),
     ],
 )
 def test_a_sweep_that_cannot_be_run_starts_nothing(
