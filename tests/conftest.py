@@ -4,11 +4,13 @@ import gzip
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import PACKAGE_FILES, Command, Runner
+from hydra.core.hydra_config import HydraConfig
 
 from mnist_mlp.run.process import prepare_process
 from mnist_mlp.settings import compose_config
@@ -26,6 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--logs", type=Path, help="of test_browser.py: runs to look at, in place of a small sweep of its own"
     )
     parser.addoption("--screenshots", type=Path, help="of test_browser.py: where to save them")
+
+
+@pytest.fixture(autouse=True)
+def no_hydra_job() -> Iterator[None]:
+    """Hydra, and what composes jobs, leaves its configuration behind, as a process that ends may. This one goes on."""
+    yield
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="session")

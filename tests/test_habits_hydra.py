@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from helpers import Command, statuses
-from hydra.core.hydra_config import HydraConfig
 
 from mnist_mlp import cli
 
@@ -158,7 +157,6 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     root.handlers = handlers
     root.setLevel(level)
     logging.raiseExceptions = True
-    HydraConfig.instance().cfg = None  # Hydra leaves it, since its process ends
 
 
 @pytest.mark.parametrize("line", REFUSED)

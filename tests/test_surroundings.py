@@ -108,11 +108,12 @@ def test_outside_of_the_main_thread_no_signal_is_taken_and_that_is_said(caplog: 
 
 
 def test_the_end_of_the_terminal_stops_a_run_unless_nohup_says_otherwise() -> None:
-    with StopSignals() as signals:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert signals.received == signal.SIGHUP
-    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started these tests
     try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received == signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with StopSignals() as signals:
             os.kill(os.getpid(), signal.SIGHUP)
             assert signals.received is None
@@ -123,7 +124,9 @@ def test_the_end_of_the_terminal_stops_a_run_unless_nohup_says_otherwise() -> No
 def test_ctrl_c_while_a_command_is_imported_says_nothing(tmp_path: Path) -> None:
     # A package that a command imports early is one that interrupts the process, as Ctrl-C would at that moment.
     (tmp_path / "hydra.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    code = "from mnist_mlp.start import train; train()"
+    # A shell's & would have Ctrl-C ignored.
+    usual = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{usual}; from mnist_mlp.start import train; train()"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
