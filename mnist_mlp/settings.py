@@ -165,7 +165,7 @@ RULES: dict[str, Rule] = {
     "trainer.devices": Rule(lambda value: value == 1 and _number(value), f"1: {ONE_DEVICE}"),
     "trainer.num_nodes": Rule(lambda value: value == 1 and _number(value), f"1: {ONE_DEVICE}"),
     "trainer.strategy": Rule(lambda value: value == "auto", f"auto: {ONE_DEVICE}"),
-    "trainer.steps": _choice("auto", "native", "compiled", "eager"),
+    "trainer.steps": _choice("auto", "native", "captured", "compiled", "eager"),
     "trainer.deterministic": Rule(lambda value: value == "warn" or isinstance(value, bool), "true, false or warn"),
     "trainer.limit_train_batches": _optional(LIMIT),
     "trainer.limit_val_batches": _optional(
@@ -529,7 +529,7 @@ def check(config: DictConfig, rules: Mapping[str, Rule] | None = None) -> None:
     if rules is None:
         _refuse_numbers(config)
     steps = config.get("trainer", {}).get("steps") if rules is None else None
-    if steps in ("native", "compiled"):
+    if steps in ("native", "captured", "compiled"):
         refused = single_steps(config) or (other_loss(config) if steps == "native" else None)
         if refused:
             raise SettingError("trainer.steps", steps, f"{refused}; trainer.steps=auto does without")
