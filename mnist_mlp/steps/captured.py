@@ -190,7 +190,8 @@ class CapturedSteps:
             raise SettingError(
                 "trainer.steps",
                 "captured",
-                f"the steps of {type(self.backbone).__name__} cannot be a CUDA graph ({reason}): use trainer.steps=eager",
+                f"the steps of {type(self.backbone).__name__} cannot be a CUDA graph ({reason}): use "
+                "trainer.steps=eager",
             ) from error
         return _Recorded(images, labels, replay)
 
@@ -219,8 +220,8 @@ class CapturedSteps:
 
     @contextmanager
     def _set_for_a_graph(self) -> Iterator[None]:
-        """Has the optimizer read its rate, and keep its count of steps, on the device. Afterwards both are as schedulers,
-        callbacks and checkpoints expect them."""
+        """Has the optimizer read its rate, and keep its count of steps, on the device. Afterwards its options are as
+        schedulers, callbacks and checkpoints expect them."""
         groups = self.optimizer.param_groups
         before = [{name: group[name] for name in ("lr", "capturable") if name in group} for group in groups]
         if not self._rates:
