@@ -1,5 +1,5 @@
 """What only a GPU can show: `make test-gpu`. With a Python of one's own, where the package can be imported:
-`python -m pytest -m gpu tests/gpu`. It takes PyTorch 2.8 or newer; nothing is downloaded.
+`python -m pytest -m gpu tests/gpu`. It takes PyTorch 2.8 or newer; nothing is downloaded."""
 
 import copy
 import csv
