@@ -247,7 +247,8 @@ def jax_scan(pace: Pace, config: DictConfig) -> None:
     import jax
     import jax.numpy as jnp
 
-    jax.config.update("jax_default_matmul_precision", "highest")  # float32, as here; on a GPU it would take TF32
+    # float32, as here: on a GPU it would take TF32.
+    jax.config.update("jax_default_matmul_precision", "highest")  # type: ignore[no-untyped-call]
     batch_size, lr, dropout = config.data.batch_size, config.optimizer.lr, config.model.dropout
     flat, labels = (jnp.array(part.numpy()) for part in tensors(config)["train"])
     images = flat.reshape(len(labels), -1)
@@ -308,7 +309,7 @@ def captured_alone(pace: Pace, config: DictConfig) -> None:
     while True:
         pace.wait()
         start.record()
-        losses = [steps(group).losses.sum() for group in epoch]  # type: ignore[arg-type]
+        losses = [steps(group).losses.sum() for group in epoch]
         end.record()
         loss = torch.stack(losses).sum().item() / len(labels)
         pace.report(start.elapsed_time(end) / 1000, loss)

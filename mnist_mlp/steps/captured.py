@@ -202,7 +202,7 @@ class CapturedSteps:
             logits = self.backbone(some)
             loss = self.loss(logits, theirs)
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if self.gradient_clip_val is not None:
                 self._clip(self.gradient_clip_val)
             self.optimizer.step()
@@ -223,7 +223,8 @@ class CapturedSteps:
         """Has the optimizer read its rate, and keep its count of steps, on the device. Afterwards its options are as
         schedulers, callbacks and checkpoints expect them."""
         groups = self.optimizer.param_groups
-        before = [{name: group[name] for name in ("lr", "capturable") if name in group} for group in groups]
+        options = ["lr", "capturable"]
+        before: list[dict[str, Any]] = [{name: group[name] for name in options if name in group} for group in groups]
         if not self._rates:
             self._rates = [torch.zeros((), device=group["params"][0].device) for group in groups]
         for group, rate in zip(groups, self._rates, strict=True):

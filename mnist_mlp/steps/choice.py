@@ -65,7 +65,7 @@ def choose(config: DictConfig, backbone: nn.Module, optimizer: Optimizer, callba
     single = single_steps(config) or _looks_closely(callbacks)
     if isinstance(optimizer, LBFGS):
         single = "LBFGS looks at the loss several times a step"
-    fast = ("captured" if _on_cuda(config) else "native") if asked == "auto" else asked
+    fast: Steps = ("captured" if _on_cuda(config) else "native") if asked == "auto" else asked
     refused, missing = single, None
     if not refused and fast == "native":
         refused, missing = _not_native(config, backbone, optimizer)
