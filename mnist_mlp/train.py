@@ -6,6 +6,7 @@
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import (
-    ModelCheckpoint,
-    ProgressBar,
-    Timer,
-)
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 
@@ -141,9 +138,7 @@ def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSi
     if shows_events(config):
         events = opened.enter_context(closing(Events(run, config, done)))
         recorder.on_epoch.append(events.epoch)
-    for name, callback in parts.callbacks.items():
-        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-            callback.dirpath = str(run.last.parent / name)  # apart from the run's own last.ckpt
+    _keep_apart(parts.callbacks, run)
     given = {key: value for key, value in config.trainer.items() if key not in NOT_THE_TRAINERS}
     trainer = make(
         "trainer",
@@ -154,6 +149,13 @@ def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSi
         plugins=[DurableCheckpointIO(), ONE_PROCESS()],
     )
     return Session(parts.datamodule, classifier, parts.optimizer, trainer, recorder, loggers, events, done)
+
+
+def _keep_apart(callbacks: Mapping[str, Callback], run: RunDirectory) -> None:
+    """Gives the user's own checkpoints directories of their own, apart from the run's last.ckpt."""
+    for name, callback in callbacks.items():
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(run.last.parent / name)
 
 
 def _classifier(parts: Parts, config: DictConfig, grouped: bool, signals: StopSignals) -> Classifier:
