@@ -28,8 +28,8 @@ FILES = {
     "model/tab.yaml": "_target_: mnist_mlp.backbone.MLP\nhidden: [3]\n\tdropout: 0.1\n",
     "model/word.yaml": "abc\n",
     "model/typo.yaml": "_target_: mnist_mlp.backbone.MLQ\nhidden: [3]\n",
-    "callbacks/early_stopping.yaml": "stop:\n  _target_: lightning.pytorch.callbacks.EarlyStopping\n"
-    "  monitor: val/loss\n",
+    "callbacks/ema.yaml": "mine: {_target_: lightning.pytorch.callbacks.Timer}\n",
+    "callbacks/stop_early.yaml": "stop:\n  _target_: lightning.pytorch.callbacks.EarlyStopping\n  monitor: val/loss\n",
     "mine/label.yaml": "# @package _global_\nseed: 5\n",
     "mine/alone.yaml": "seed: 5\n",
 }
@@ -48,6 +48,9 @@ REFUSED: dict[str, str] = {
     "hydra.job.chdir=true": "hydra.job.chdir=true: paths are relative to where the command is started",
     "experiment=there": "hydra.job.chdir=true: paths are relative to where the command is started",
     "-m experiment=cluster hydra/launcher=nosuch": "hydra/launcher=nosuch: there is no such hydra/launcher",
+    "callbacks=ema": "callbacks=ema: is a file of this package, and mine/callbacks/ema.yaml would be passed over",
+    "callbacks=[model_checkpoint,ema]": "callbacks=ema: is a file of this package, and mine/callbacks/ema.yaml would",
+    "-m callbacks=ema,model_checkpoint": "callbacks=ema: is a file of this package, and mine/callbacks/ema.yaml would",
     # keys that nobody reads
     "seeed=3": "seeed=3: there is no setting seeed; did you mean seed?",
     "+seeed=3": "seeed=3: there is no setting seeed; did you mean seed?",
@@ -123,7 +126,7 @@ WORKS: dict[str, tuple[str, dict[str, object]]] = {
     "run_dir=a=b": ("a=b", {"seed": 0}),
     "hydra.verbose=true run_dir=v callbacks=null": ("v", {"epochs": 1}),
     "run_dir=r ~scheduler +callbacks.x=null +width=8 model.hidden=[${width},${width}]": ("r", {"model": "MLP 8-8"}),
-    "run_dir=s callbacks=early_stopping +mine=label": ("s", {"seed": 5, "epochs": 1}),
+    "run_dir=s callbacks=stop_early +mine=label": ("s", {"seed": 5, "epochs": 1}),
     "scheduler=null run_dir=n 'optimizer={lr: 0.01}'": ("n", {"epochs": 1}),
 }
 

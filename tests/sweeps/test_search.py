@@ -320,7 +320,7 @@ def test_the_experiment_states_only_differences_and_they_are_enough(
     search = played(*overrides, "search.trials=2")
     while search.play(valley):
         pass
-    path = search.directory / "experiment" / "best.yaml"
+    path = search.directory / "experiment" / "best_trial.yaml"
     best = ranking(search.search.study)[0]
     stated = OmegaConf.load(path)
     assert isinstance(stated, DictConfig)
@@ -390,7 +390,7 @@ def test_killed_twice_it_ends_with_every_trial_and_the_best_is_repeated_exactly(
     close(storage)
     assert len(list(csv.DictReader((directory / "results.csv").read_text().splitlines()))) == 12
 
-    again = command("mnist-train", "--config-dir", "logs/sweeps/s", "experiment=best", "run_dir=again")
+    again = command("mnist-train", "--config-dir", "logs/sweeps/s", "experiment=best_trial", "run_dir=again")
     assert again.returncode == 0, again.stderr
     record = json.loads((tmp_path / "again" / "run.json").read_text())
     before = json.loads((directory / best.user_attrs["directory"] / "run.json").read_text())
