@@ -166,6 +166,7 @@ def run(name: str, arguments: list[str], directory: str, output: str, environmen
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as on a terminal; a shell's & has it ignored
     sys.argv = [str(Path(sys.executable).with_name(name)), *arguments]
     commands: Any = importlib.import_module("mnist_mlp.start")
     getattr(commands, name.removeprefix("mnist-"))()
