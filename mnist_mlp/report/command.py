@@ -32,23 +32,26 @@ def main() -> None:
         "--readme",
         metavar="FILE",
         type=Path,
-        help="also put the results into this Markdown file, between its two marks",
+        help="also put the results in short into this Markdown file: between its two marks, which it gets if need be",
+    )
+    parser.add_argument(
+        "--claims", action="store_true", help="judge the original report's claims, even if these runs decide few of them"
     )
     parser.add_argument("--table", action="store_true", help="the table and results.csv only, which takes a moment")
     parser.add_argument("--watch", action="store_true", help="show the table anew every two seconds, until Ctrl-C")
     arguments = parser.parse_args()
-    if (arguments.table or arguments.watch) and (arguments.output or arguments.readme):
-        parser.error("--output and --readme take a report, which --table and --watch do not make")
+    if (arguments.table or arguments.watch) and (arguments.output or arguments.readme or arguments.claims):
+        parser.error("--output, --readme and --claims take a report, which --table and --watch do not make")
     with one_sentence():
         if arguments.watch:
             watch(arguments.directory)
         elif arguments.table:
             summarise(arguments.directory)
         else:
-            write_page(arguments.directory, arguments.output, arguments.readme)
+            write_page(arguments.directory, arguments.output, arguments.readme, arguments.claims)
 
 
-def write_page(directory: Path, output: Path | None = None, readme: Path | None = None) -> None:
+def write_page(directory: Path, output: Path | None = None, readme: Path | None = None, claims: bool = False) -> None:
     """Prints the table; writes `results.csv`, `report.md`, `report.html` and `figures/`.
 
     Args:
@@ -56,21 +59,22 @@ def write_page(directory: Path, output: Path | None = None, readme: Path | None 
         output: where to write; None for `directory`. A place of its own gets copies of the runs' records, and from
             these alone the same page can be made again.
         readme: a Markdown file to put the results into.
+        claims: judges the original report's claims, even if these runs decide few of them.
 
     Raises:
         SettingError: there are no runs, or one of the others cannot be used.
     """
-    from mnist_mlp.report import page  # here, because --table and --help do without matplotlib
+    from mnist_mlp.report import page, readme as in_short  # here, because --table and --help do without matplotlib
 
     if readme is not None:
-        page.refuse_readme(readme)
+        in_short.around(readme)  # which refuses it, before anything is written
     if output is not None:
         keep(directory, output)
     place = output or directory
-    made = page.compose(summarise(place))
+    made = page.compose(summarise(place), place.resolve().name, claims)
     page.write(made, place)
     if readme is not None:
-        page.write_readme(made, place, readme)
+        in_short.write_readme(made.readme, place, readme)
     console = Console(highlight=False)
     console.print(
         f"Report: {os.path.relpath(place / 'report.html')}, and report.md and figures/ beside it",
