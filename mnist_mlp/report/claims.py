@@ -185,8 +185,8 @@ def metrics_agree(sheet: Sheet) -> None:
         metrics = {name: np.concatenate([run[f"val/{name}"] for run in curves]) for name in names}
         apart = {name: float(np.abs(metric - accuracy).max()) for name, metric in metrics.items()}
         agreement = min(rank_correlation(accuracy, metrics[name]) for name in ("precision", "f1"))
-        text = ", ".join(f"{name} {points(size)}" for name, size in apart.items())
-        return text, f"rank correlation at least {agreement:.3f}", apart["recall"] < 1e-6 and agreement >= SHAPE[0]
+        text = ", ".join(f"{name} {points(size).removesuffix(' points')}" for name, size in apart.items())
+        return f"{text} points", f"rank correlation at least {agreement:.3f}", apart["recall"] < 1e-6 and agreement >= SHAPE[0]
 
     for experiment in (1, 2):
         for network in MODELS:
@@ -272,7 +272,7 @@ def training_accuracy(sheet: Sheet) -> None:
     interval = sheet.predicted(f"training accuracy of epoch {LAST}", of_it, told, right)
     recorded = float(right([original_run(1, "B").epochs])[0])
     sheet.rows.append(
-        Row("training accuracy of the report's run", report=percent(recorded), verdict=yes(abs(recorded - told) <= POINTS))
+        Row(f"training accuracy of epoch {LAST}", f"text: {percent(told)}", report=percent(recorded), verdict=yes(abs(recorded - told) <= POINTS))
     )
     if interval:
         sheet.contrast(f"validation accuracy of epoch {LAST}", {of_it: 1}, last("val/accuracy"), form=percent)
@@ -375,7 +375,7 @@ def rate_decayed(sheet: Sheet) -> None:
                 f"rate after {len(losses)} calls of StepLR, from 0.001",
                 f"step(validation_loss): {given[-1]:g}",
                 f"step(): {learning_rates([None] * len(losses))[-1]:.0e}",
-                f"recorded losses of Network {network}: {losses.min():.3f} to {losses.max():.3f}",
+                report=f"losses of Network {network}: {losses.min():.3f} to {losses.max():.3f}",
                 verdict=yes(min(given) < 0.001),
             )
         )
@@ -423,13 +423,13 @@ def more_regularization(sheet: Sheet) -> Texts:
         if slopes[network]:
             cost = f"validation accuracy, for each 0.1 of dropout, Network {network}, {SHORT} epochs"
             sheet.contrast(cost, weights, tail("val/accuracy"), form=percent, epochs=SHORT)
-    decayed = []
+    remedy = ""
     for network in MODELS:
         weights = {case("dropout_as_intended", network): 1, as_run(network): -1}
         found = sheet.contrast(f"{quantity}, {SHORT} epochs", weights, rise, epochs=SHORT, record=False)
-        if found and network == "B":
-            decayed.append(
-                f"It is not the only remedy: with dropout as it was, a rate that falls changes the rise of Network B by "
-                f"{loss(found.mean)} (p = {p_text(found.p)})."
+        if found and found.high < 0 and network == "B":
+            remedy = (
+                f"It is not the only remedy: with dropout as it was, a rate that falls lowers the rise of Network B by "
+                f"{loss(-found.mean)} (p = {p_text(found.p)})."
             )
-    return {"decayed": " ".join(decayed)}
+    return {"remedy": remedy}

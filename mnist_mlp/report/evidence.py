@@ -31,7 +31,7 @@ class Treatment(NamedTuple):
         for name, treatment in treatments().items():
             if treatment == self:
                 return name
-            if treatment._replace(dropout=self.dropout) == self and name == "dropout_as_run":
+            if name == "dropout_as_run" and self.dropout and treatment._replace(dropout=self.dropout) == self:
                 return f"{name} with dropout {self.dropout:g}"
         return f"dropout {self.dropout:g}, {self.init} weights, scheduler {self.scheduler}, rate {self.rate:g}"
 

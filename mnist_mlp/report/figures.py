@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
@@ -47,17 +48,18 @@ STYLE: Any = {
     "svg.fonttype": "none",  # letters as such: half the size, and they can be searched
     "svg.hashsalt": "mnist-mlp",  # names within the file that are not random
 }
-WIDTH, HEIGHT, DPI = 8.4, 4.0, 125  # inches, pixels per inch
+WIDTH, HEIGHT, DPI = 9.0, 4.0, 120  # inches, pixels per inch
 FLOOR = 5e-5  # what is smaller is drawn on the lower edge: four decimals round it to 0
 SEPARATION = 0.068  # of labels at the ends of the lines, in heights of the chart
 TICKS = {
-    "epoch": (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000),
+    "epoch": (1, 3, 10, 30, 100, 300, 1000, 3000, 10000),
     "percent": (0, 50, 80, 90, 93, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5, 99.9),
 }
 GAP = "gap"  # the validation loss less the training loss: a curve as if it were a column
 LONGEST_LABEL = 24  # letters, at the end of a line; with longer ones there is a legend
 
 Vector = np.ndarray
+End = tuple[float, float, str, str]  # of a line: its last epoch and value, its name and its colour
 
 
 class Curve(NamedTuple):
@@ -121,19 +123,21 @@ def by_network(panels: Mapping[str, Sequence[Curve]], column: str, title: str, s
         scale: of the epochs.
     """
     figure, axes = _chart(title, len(panels), sharey=True)
+    ends: list[list[End]] = []
     for place, (name, curves) in zip(axes, panels.items(), strict=True):
         place.set_title(name)
-        ends = [(*_draw(place, curve.runs, column, curve.color), curve.label, curve.color) for curve in curves]
+        place.set_xlabel("epoch")
+        ends.append([(*_draw(place, curve.runs, column, curve.color), curve.label, curve.color) for curve in curves])
         if scale == "log":
             _scale_epochs(place)
-        place.set_xlabel("epoch")
-        if max((len(curve.label) for curve in curves), default=0) > LONGEST_LABEL:
-            for curve in curves:
-                place.plot([], [], color=curve.color, label=curve.label)
-            figure.legend(*place.get_legend_handles_labels(), loc="outside lower left", ncols=1)
-            ends = []
-        _scale_values(place, column)  # of all panels, whose scale is one
-        _label_ends(place, ends)
+    names = {label: color for drawn in ends for *_, label, color in drawn}
+    if max(map(len, names)) > LONGEST_LABEL:
+        handles = [Line2D([], [], color=color, label=label) for label, color in names.items()]
+        figure.legend(handles=handles, loc="outside lower left")
+        ends = []
+    _scale_values(axes[0], column)  # the panels share one scale, which takes what all of them show
+    for place, drawn in zip(axes, ends, strict=False):
+        _label_ends(place, drawn)
     axes[0].set_ylabel(_unit(column))
     return figure
 
@@ -171,19 +175,18 @@ def accuracy_and_others(ours: Curve, title: str, recorded: Columns | None, state
     Args: as for `losses_and_errors`.
     """
     figure, (left, right) = _chart(title, 2)
-    ends = [(*_draw(left, ours.runs, "val/accuracy", BLUE), "accuracy", BLUE)]
+    _draw(left, ours.runs, "val/accuracy", BLUE)
     if recorded is not None:
         _draw_recorded(left, recorded, "val/accuracy", BLUE)
     for point in stated:
         if point.column == "val/accuracy":
             _star(left, point._replace(value=100 * point.value), BLUE)
-    left.set_ylabel("%")
-    _label_ends(left, ends)
+    left.set_ylabel("validation accuracy, %")
     ends = []
     for column, color in (("val/precision", VERMILLION), ("val/recall", BLACK), ("val/f1", GREEN)):
         runs = [{"away": 100 * (run[column] - run["val/accuracy"])} for run in ours.runs]
         ends.append((*_draw(right, runs, "away", color), METRIC[column].short, color))
-    right.set_ylabel("minus accuracy, % points")
+    right.set_ylabel("difference from accuracy, points")
     for place in (left, right):
         place.set_xlabel("epoch")
     _label_ends(right, ends)
@@ -250,7 +253,7 @@ def ranges(runs: Sequence[Columns], column: str) -> tuple[Vector, Vector, Vector
 
 
 def _chart(title: str, panels: int, sharey: bool = False) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(WIDTH if panels > 1 else 0.75 * WIDTH, HEIGHT))
+    figure = Figure(figsize=(WIDTH, HEIGHT))
     figure.suptitle(title, x=0.01, ha="left")
     return figure, list(figure.subplots(1, panels, sharey=sharey, squeeze=False)[0])
 
@@ -351,26 +354,20 @@ def _explain(figure: Figure, ours: Curve, recorded: Columns | None, stated: Sequ
     figure.legend(loc="outside lower left", ncols=3)
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names lines at their ends, in their colours: at the right edge, one above the other where they end close together,
-    and within the chart where they end before it.
-
-    Args:
-        axes: with its scales and limits.
-        ends: of each line its last epoch and value, its name and its colour.
-    """
+def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
+    """Names lines at the right edge, in their colours, one above the other where they end close together; with the epoch
+    where they end before the others."""
+    axes.get_ylim()  # sets the limits where they follow the lines
     to_axes = axes.transScale + axes.transLimits
     latest = max((epoch for epoch, *_ in ends), default=0)
-    outer = sorted((value, label, color) for epoch, value, label, color in ends if epoch == latest)
-    for epoch, value, label, color in ends:
-        if epoch < latest:
-            axes.annotate(label, (epoch, value), (4, -3), textcoords="offset points", color=color, va="top", fontsize=10)
-    heights = [float(to_axes.transform((1.0, value))[1]) for value, _, _ in outer]
+    ends = sorted(ends, key=lambda end: end[1])
+    heights = [float(to_axes.transform((1.0, value))[1]) for _, value, *_ in ends]
     for index in range(1, len(heights)):
         heights[index] = max(heights[index], heights[index - 1] + SEPARATION)
     highest = 1.0
     for index in reversed(range(len(heights))):
         heights[index] = min(heights[index], highest)
         highest = heights[index] - SEPARATION
-    for height, (_, label, color) in zip(heights, outer, strict=True):
-        axes.annotate(label, (1.01, height), xycoords="axes fraction", color=color, va="center", fontsize=10.5)
+    for height, (epoch, _, label, color) in zip(heights, ends, strict=True):
+        text = label if epoch == latest else f"{label}, to {epoch:.0f}"
+        axes.annotate(text, (1.01, height), xycoords="axes fraction", color=color, va="center", fontsize=9.5)

@@ -141,7 +141,7 @@ class PageRenderer(RendererHTML):
     def td_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         """A cell of numbers does not break; one of many words is given room."""
         content = tokens[idx + 1].content
-        if re.fullmatch(r"[\d.,±−+ ()<%*to]*(points|points\))?", content):
+        if len(content) < 8 or re.fullmatch(r"[\d.,±−+ ()<%*to]*(points|points\))?", content):
             tokens[idx].attrJoin("class", "number")
         elif len(content) > 40:
             tokens[idx].attrJoin("class", "words")
@@ -149,8 +149,7 @@ class PageRenderer(RendererHTML):
 
     def text(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         """Text whose numbers do not break at ± or before %."""
-        text = re.sub(r" (±|%) ?", lambda found: found[0].replace(" ", "\u00a0", 1), tokens[idx].content)
-        return escape(re.sub("± ", "±\u00a0", text))
+        return escape(re.sub(r" (?=[±%])|(?<=±) |(?<=n) (?== \d)|(?<=n =) (?=\d)", "\u00a0", tokens[idx].content))
 
     def strong_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         """A verdict has a colour."""

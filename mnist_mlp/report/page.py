@@ -243,12 +243,8 @@ def _decides(claim: Claim) -> str:
     if claim.verdict == "cannot be tested" or row is None:
         return "no run can tell"
     if claim.verdict == "undecided" and claim.missing:
-        return f"missing: {claim.missing[0]}" + (f", and {len(claim.missing) - 1} more" if len(claim.missing) > 1 else "")
-    found = row.difference if row.difference and not row.beside.startswith(("text", "recorded")) else ""
-    parts = [part for part in (found or row.here, "" if found else row.beside, f"n = {row.n}" if row.n else "") if part]
-    whose = "" if not found or " − " in row.quantity or "B: " in row.beside or "A: " in row.beside else f" ({row.here.partition(':')[0]})"
-    report = f"; the report's: {row.report}" if row.report else ""
-    return f"{row.quantity}{whose}: {', '.join(parts)}{report}".replace(": ;", ":")
+        return f"needs {claim.missing[0]}" + (f", and {len(claim.missing) - 1} more" if len(claim.missing) > 1 else "")
+    return row.in_short()
 
 
 def _anchor(number: int, claim: Claim) -> str:

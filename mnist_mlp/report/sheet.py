@@ -56,6 +56,13 @@ class Row:
     numbers: Interval | None = None
     adjusted: float | None = None
 
+    def in_short(self) -> str:
+        """The number that decides, where there is no room for the row."""
+        found = self.difference if self.numbers else ""
+        parts = [self.here, self.beside, found, f"n = {self.n}" if self.n else ""]
+        report = f"; the report's: {self.report}" if self.report else ""
+        return f"{self.quantity}: {'; '.join(filter(None, parts))}{report}".replace(": ;", ":")
+
     def cells(self) -> list[str]:
         """A text under each of `HEADINGS`."""
         p = p_text(self.numbers.p) if self.numbers else ""
@@ -121,18 +128,18 @@ def adjusted(claims: Sequence[Claim]) -> list[Claim]:
 
 def several_tests(claims: Sequence[Claim]) -> str:
     """What is to be said of testing so much at once, in Markdown; "" where nothing was."""
-    rows = [row for claim in claims for row in claim.rows if row.adjusted is not None and row.numbers]
+    rows = [(claim, row) for claim in claims for row in claim.rows if row.adjusted is not None and row.numbers]
     if not rows:
         return ""
-    alone = [row for row in rows if row.numbers and row.numbers.p < 0.05]
-    lost = [row for row in alone if (row.adjusted or 0) >= 0.05]
-    names = "; ".join(f"{row.quantity} ({row.here or row.n}, p = {p_text(row.numbers.p)})" for row in lost if row.numbers)
-    sentence = (
+    alone = [(claim, row) for claim, row in rows if row.numbers and row.numbers.p < 0.05]
+    lost = [claim.key for claim, row in alone if (row.adjusted or 0) >= 0.05]
+    numbers = [str(number) for number, claim in enumerate(claims, 1) if claim.key in lost]
+    return (
         f"{len(rows)} tests over seeds decide, each at 95 %: were there nothing to find, about {0.05 * len(rows):.1f} would "
         f"find something by chance. {len(alone)} have p < 0.05, of which {len(alone) - len(lost)} remain when all are "
         "tested together (Holm's method, *p of all*)."
+        + (f" Those that do not remain are of claims {', '.join(numbers)}." if lost else "")
     )
-    return sentence + (f" Those that do not remain: {names}." if lost else "")
 
 
 def combined(rows: Sequence[Row]) -> Verdict:
@@ -240,7 +247,7 @@ class Sheet:
         there = self.evidence.runs(of_it)
         lengths = Counter(run.length for run in there.values())
         held = ", ".join(f"{count} of {length}" for length, count in sorted(lengths.items()))
-        what = f"two seeds or more of {of_it} with {epochs} epochs (there are {held or 'none'})"
+        what = f"two seeds of {of_it} with {epochs} epochs (there are {held or 'none'})"
         if decides and what not in self.missing:
             self.missing.append(what)
 
@@ -338,9 +345,10 @@ class Sheet:
             return None
         values = measure(list(curves.values()))
         logs = form is loss and bool((values > 0).all())
-        interval = t_interval(np.log(values), np.log(told)) if logs else t_interval(values, told)
-        low, high = (np.exp(interval[1:3]) if logs else interval[1:3]).tolist()
+        interval = t_interval(np.log(values), float(np.log(told))) if logs else t_interval(values, told)
+        low, high = (float(np.exp(end)) if logs else end for end in interval[1:3])
         theirs = self._of_the_report([of_it], measure, epochs) if whose == "text" else None
+        off = abs(theirs[of_it] - told) if theirs else 0
         self.rows.append(
             Row(
                 quantity,
@@ -350,7 +358,7 @@ class Sheet:
                 form(theirs[of_it]) if theirs else "",
                 str(len(values)),
                 yes(interval.p >= 0.05) if decides else None,
-                None,
+                off <= (POINTS if form is percent else told / 10) if theirs else None,
                 interval,
             )
         )
