@@ -55,6 +55,7 @@ TICKS = {
     "epoch": (1, 3, 10, 30, 100, 300, 1000, 3000, 10000),
     "percent": (0, 50, 80, 90, 93, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5, 99.9),
 }
+EVERY = 60  # epochs at a run's beginning of which a band shows each
 GAP = "gap"  # the validation loss less the training loss: a curve as if it were a column
 LONGEST_LABEL = 24  # letters, at the end of a line; with longer ones there is a legend
 
@@ -263,7 +264,10 @@ def _draw(axes: Axes, runs: Sequence[Columns], column: str, color: str) -> tuple
     mean, low, high = (_placed(values, column) for values in ranges(runs, column))
     epochs, line = np.arange(1, len(mean) + 1), smooth(mean)
     if len(runs) > 1:
-        axes.fill_between(epochs, low, high, color=color, alpha=0.18, linewidth=0)
+        # Of a long run a point for a few epochs, which keeps the file small and every extreme in the band.
+        starts = np.flatnonzero((epochs <= EVERY) | (epochs % max(1, len(epochs) // 150) == 0))
+        band = np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
+        axes.fill_between(epochs[starts], *band, color=color, alpha=0.18, linewidth=0)
     else:
         axes.plot(epochs, mean, color=color, alpha=0.3, linewidth=0.8)
     axes.plot(epochs, line, color=color)
@@ -274,7 +278,6 @@ def _draw_recorded(axes: Axes, recorded: Columns, column: str, color: str) -> No
     """The original report's curve, in the colour of ours."""
     values = _placed(recorded[column], column)
     epochs = np.arange(1, len(values) + 1)
-    axes.plot(epochs, smooth(values), color="white", linewidth=2.4, zorder=3)
     axes.plot(epochs, smooth(values), color=color, linewidth=1.5, linestyle=(0, (1, 1)), zorder=4)
 
 

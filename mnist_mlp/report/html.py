@@ -141,7 +141,7 @@ class PageRenderer(RendererHTML):
     def td_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         """A cell of numbers does not break; one of many words is given room."""
         content = tokens[idx + 1].content
-        if len(content) < 8 or re.fullmatch(r"[\d.,±−+ ()<%*to]*(points|points\))?", content):
+        if len(content) < 8 or (" × " in content and len(content) < 40) or re.fullmatch(r"[\d.,±−+ ()<%*to]*(points|points\))?", content):
             tokens[idx].attrJoin("class", "number")
         elif len(content) > 40:
             tokens[idx].attrJoin("class", "words")

@@ -147,7 +147,7 @@ def combined(rows: Sequence[Row]) -> Verdict:
     verdicts = {row.verdict for row in rows}
     repeated = next((verdict for verdict in WORST if verdict in verdicts), "undecided")
     agreeing = [row.agrees for row in rows if row.agrees is not None]
-    if agreeing and repeated == "does not hold" and all(agreeing):
+    if repeated == "does not hold" and all(row.agrees for row in rows if row.verdict == repeated) and all(agreeing):
         return "holds for the report's run only"
     if repeated == "holds" and not all(agreeing):
         return "holds in repetition only"

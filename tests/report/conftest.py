@@ -1,11 +1,15 @@
 """Made-up runs as `make paper` lays them out: curves of a noise and a trend that differ by treatment, network and seed."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from helpers import make_run
+
+from mnist_mlp.run.records import last_row
 
 LONG = ("baseline", "dropout_scheduler", "dropout_as_run")
 
@@ -36,7 +40,7 @@ def make_paper(root: Path, seeds: int = 3, long: int = 500, short: int = 100) ->
                 accuracy = 0.97 + 0.001 * number * (network == "B") - 0.05 / epoch + random.normal(0, 0.002, epochs)
                 val_loss = 0.1 + 0.1 / epoch + (0.05 + 0.01 * number) * epoch / epochs * random.uniform(0.5, 2)
                 train_loss = 0.3 / epoch**0.5 * np.exp(random.normal(0, 0.3, epochs))
-                make_run(
+                path = make_run(
                     root / place,
                     experiment,
                     network,
@@ -51,4 +55,14 @@ def make_paper(root: Path, seeds: int = 3, long: int = 500, short: int = 100) ->
                     val_error=1 - accuracy,
                     test=0.975 + 0.001 * seed,
                 )
+                best = {"epoch": int(accuracy.argmax()) + 1, "val/accuracy": float(accuracy.max())}
+                record = json.loads((path / "run.json").read_text()) | {"best": best, "wall_seconds": 60.0 + seed}
+                record["final"] = last_row(path)
+                (path / "run.json").write_text(json.dumps(record))
     return root
+
+
+@pytest.fixture(scope="session")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of `make paper`, of three seeds."""
+    return make_paper(tmp_path_factory.mktemp("paper"))
