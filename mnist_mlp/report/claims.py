@@ -110,7 +110,9 @@ def as_run(network: str) -> Case:
 
 def reproduced(sheet: Sheet, experiment: int) -> Texts:
     def unlike(columns: Columns) -> list[str]:
-        accuracies = [100 * (columns["val/accuracy"] - theirs["val/accuracy"])[epoch - 1] for epoch in (10, 50, 100, LAST)]
+        accuracies = [
+            100 * (columns["val/accuracy"] - theirs["val/accuracy"])[epoch - 1] for epoch in (10, 50, 100, LAST)
+        ]
         found = [
             f"{off:+.2f} points in epoch {epoch}"
             for epoch, off in zip((10, 50, 100, LAST), accuracies, strict=True)
@@ -175,7 +177,9 @@ def baseline_rises(sheet: Sheet) -> None:
     for network in MODELS:
         sheet.contrast("epochs after the minimum that raise it", {baseline(network): 1}, each(up), form=percent)
         times = each(lambda run: run["val/loss"][-1] / run["val/loss"].min())
-        sheet.contrast("last validation loss, as a multiple of the lowest", {baseline(network): 1}, times, form=plain_number)
+        sheet.contrast(
+            "last validation loss, as a multiple of the lowest", {baseline(network): 1}, times, form=plain_number
+        )
 
 
 def metrics_agree(sheet: Sheet) -> None:
@@ -186,7 +190,11 @@ def metrics_agree(sheet: Sheet) -> None:
         apart = {name: float(np.abs(metric - accuracy).max()) for name, metric in metrics.items()}
         agreement = min(rank_correlation(accuracy, metrics[name]) for name in ("precision", "f1"))
         text = ", ".join(f"{name} {points(size).removesuffix(' points')}" for name, size in apart.items())
-        return f"{text} points", f"rank correlation at least {agreement:.3f}", apart["recall"] < 1e-6 and agreement >= SHAPE[0]
+        return (
+            f"{text} points",
+            f"rank correlation at least {agreement:.3f}",
+            apart["recall"] < 1e-6 and agreement >= SHAPE[0],
+        )
 
     for experiment in (1, 2):
         for network in MODELS:
@@ -272,7 +280,12 @@ def training_accuracy(sheet: Sheet) -> None:
     interval = sheet.predicted(f"training accuracy of epoch {LAST}", of_it, told, right)
     recorded = float(right([original_run(1, "B").epochs])[0])
     sheet.rows.append(
-        Row(f"training accuracy of epoch {LAST}", f"text: {percent(told)}", report=percent(recorded), verdict=yes(abs(recorded - told) <= POINTS))
+        Row(
+            f"training accuracy of epoch {LAST}",
+            f"text: {percent(told)}",
+            report=percent(recorded),
+            verdict=yes(abs(recorded - told) <= POINTS),
+        )
     )
     if interval:
         sheet.contrast(f"validation accuracy of epoch {LAST}", {of_it: 1}, last("val/accuracy"), form=percent)

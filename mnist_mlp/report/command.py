@@ -35,7 +35,9 @@ def main() -> None:
         help="also put the results in short into this Markdown file: between its two marks, which it gets if need be",
     )
     parser.add_argument(
-        "--claims", action="store_true", help="judge the original report's claims, even if these runs decide few of them"
+        "--claims",
+        action="store_true",
+        help="judge the original report's claims, even if these runs decide few of them",
     )
     parser.add_argument("--table", action="store_true", help="the table and results.csv only, which takes a moment")
     parser.add_argument("--watch", action="store_true", help="show the table anew every two seconds, until Ctrl-C")

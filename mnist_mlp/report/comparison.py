@@ -108,7 +108,9 @@ def in_short(evidence: Evidence) -> str:
         "dropout_as_run": "Experiment 2 as it was run",
         "dropout_scheduler": "Experiment 2 as its text says",
     }
-    shown = {which: _of_full_length(evidence, *which) for which in [(name, net) for name in labels for net in MODELS][:5]}
+    shown = {
+        which: _of_full_length(evidence, *which) for which in [(name, net) for name in labels for net in MODELS][:5]
+    }
     same = len({len(runs) for runs in shown.values()}) == 1
     rows = []
     for (experiment, network), runs in shown.items():

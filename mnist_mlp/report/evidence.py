@@ -67,7 +67,9 @@ def _step() -> dict[str, Any]:
 
 def _treatment(settings: Mapping[str, Any], model: str) -> Treatment | None:
     """None where the settings change anything else of the baseline that is computed."""
-    changed = {name: ours for name, (_, ours) in other_experiment(configured("baseline", model) or {}, settings).items()}
+    changed = {
+        name: ours for name, (_, ours) in other_experiment(configured("baseline", model) or {}, settings).items()
+    }
     scheduler = {name: changed.pop(name) for name in list(changed) if name.startswith("scheduler")}
     dropout, init = settings["model.dropout"], settings["model.init"]
     rate = changed.pop("optimizer.lr", settings["optimizer.lr"])

@@ -111,8 +111,13 @@ def section(evidence: Evidence) -> list[str]:
         (name, *(cells_of[name, network, measure] for network, measure in columns))
         for name in dict.fromkeys(effect.factors for effect in found)
     ]
-    heading = [f"{network}: {measure}{', points' if MEASURES[measure][1] is percent else ''}" for network, measure in columns]
-    counts = " and ".join(f"{next(e.n for e in found if e.network == network)} ({network})" for network in dict.fromkeys(n for n, _ in columns))
+    heading = [
+        f"{network}: {measure}{', points' if MEASURES[measure][1] is percent else ''}" for network, measure in columns
+    ]
+    counts = " and ".join(
+        f"{next(e.n for e in found if e.network == network)} ({network})"
+        for network in dict.fromkeys(n for n, _ in columns)
+    )
     return [*blocks, markdown_table(("effect", *heading), rows), f"n = {counts} seeds."]
 
 

@@ -114,7 +114,9 @@ def in_percent(column: str) -> bool:
     return column in METRIC and METRIC[column].form == "fraction" and METRIC[column].chart != "error"
 
 
-def by_network(panels: Mapping[str, Sequence[Curve]], column: str, title: str, scale: Literal["log", "linear"]) -> Figure:
+def by_network(
+    panels: Mapping[str, Sequence[Curve]], column: str, title: str, scale: Literal["log", "linear"]
+) -> Figure:
     """One metric, in a panel for each network.
 
     Args:

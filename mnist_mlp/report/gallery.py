@@ -186,7 +186,9 @@ def _of_the_report(evidence: Evidence, missing: list[str]) -> list[Picture]:
                 runs = having.runs(of_it)
                 _note_left_out(having.left_out(), columns, f"Figure {number} of `{experiment}`", missing)
                 if not runs:
-                    missing.append(f"Figure {number} of `{experiment}`: no completed run of `{own.model}` has its settings.")
+                    missing.append(
+                        f"Figure {number} of `{experiment}`: no completed run of `{own.model}` has its settings."
+                    )
                     continue
                 longest = min(LAST, max(run.length for run in runs.values()))
                 curves = [first(run.epochs.table, longest) for run in runs.values() if run.length >= longest]
@@ -204,13 +206,13 @@ def _picture(
         ("train/loss", own.text.train_loss, 1),
         ("val/accuracy", own.text.final_accuracy, 0.01),
     )
-    stars = [
-        Stated(column, LAST, float(value) * unit) for column, value, unit in told if value is not None and by_text
-    ]
+    stars = [Stated(column, LAST, float(value) * unit) for column, value, unit in told if value is not None and by_text]
     what = "loss and error" if build is figures.losses_and_errors else "accuracy, and the other metrics less it"
     title = f"Experiment {own.experiment}{' by its text' if by_text else ''}, Network {own.network}: {what}"
     length = len(curves[0]["epoch"])
-    last = {column: figures.ranges(curves, column)[0][-1] for column in ("val/loss", "val/accuracy") if column in curves[0]}
+    last = {
+        column: figures.ranges(curves, column)[0][-1] for column in ("val/loss", "val/accuracy") if column in curves[0]
+    }
     ends = " and ".join(f"{METRIC[column].title} {METRIC[column].scaled(value):.3g}" for column, value in last.items())
     n = f"n = {len(curves)}, the band is their range" if len(curves) > 1 else "one run"
     return Picture(
@@ -246,7 +248,9 @@ def _learning_rate(lines: Sequence[Line], missing: list[str]) -> list[Picture]:
         Curve("; ".join(dict.fromkeys(labels)), figures.COLORS[place], [{"lr": rates}])
         for place, (rates, labels) in enumerate(shared)
     ]
-    ends = "; ".join(f"{curve.label}: from {rates[0]:g} to {rates[-1]:g}" for curve, (rates, _) in zip(curves, shared, strict=True))
+    ends = "; ".join(
+        f"{curve.label}: from {rates[0]:g} to {rates[-1]:g}" for curve, (rates, _) in zip(curves, shared, strict=True)
+    )
     caption = f"The learning rate that the optimizer had, in the first {RATE_EPOCHS} epochs."
     chart = _chart(figures.learning_rate, curves, "Learning rate", RATE_EPOCHS)
     return [Picture("lr", "learning_rate", caption, f"Learning rate by epoch. {ends}.", False, chart)]

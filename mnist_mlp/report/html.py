@@ -50,7 +50,9 @@ def to_html(markdown: str, title: str, figures: Mapping[str, bytes]) -> str:
 
 def contents(tokens: Sequence[Token]) -> str:
     """A list of the page's sections, which stays in sight."""
-    headings = [tokens[place + 1] for place, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
+    headings = [
+        tokens[place + 1] for place, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"
+    ]
     links = [(anchor(heading.content), heading.content.replace("\\", "")) for heading in headings]
     items = "".join(f'<li><a href="#{escape(name)}">{escape(text)}</a></li>\n' for name, text in links)
     return f'<nav aria-label="contents">\n<ul>\n<li><a href="#top">Top</a></li>\n{items}</ul>\n</nav>\n'
@@ -59,7 +61,9 @@ def contents(tokens: Sequence[Token]) -> str:
 def open_folds(state: StateCore) -> None:
     """Makes of the two lines that `markdown.folded` writes what they say."""
     for place, token in enumerate(state.tokens):
-        opened = re.fullmatch(r"<details><summary>([^<>]*)</summary>", token.content) if token.type == "inline" else None
+        opened = (
+            re.fullmatch(r"<details><summary>([^<>]*)</summary>", token.content) if token.type == "inline" else None
+        )
         if opened or (token.type == "inline" and token.content == "</details>"):
             around = state.tokens[place - 1], state.tokens[place + 1]
             for paragraph in around:
@@ -95,7 +99,11 @@ def join_captions(state: StateCore) -> None:
 def _as_gallery(figures: list[Token]) -> list[Token]:
     if len(figures) <= 6:
         return figures
-    return [Token("html_block", "", 0, content='<div class="gallery">\n'), *figures, Token("html_block", "", 0, content="</div>\n")]
+    return [
+        Token("html_block", "", 0, content='<div class="gallery">\n'),
+        *figures,
+        Token("html_block", "", 0, content="</div>\n"),
+    ]
 
 
 def _is_emphasis(paragraph: Token) -> bool:
@@ -121,7 +129,11 @@ class PageRenderer(RendererHTML):
 
     def heading_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         """A heading, with a name for links."""
-        name = "top" if tokens[idx].tag == "h1" else anchor(self.renderInlineAsText(tokens[idx + 1].children, options, env))
+        name = (
+            "top"
+            if tokens[idx].tag == "h1"
+            else anchor(self.renderInlineAsText(tokens[idx + 1].children, options, env))
+        )
         tokens[idx].attrSet("id", name)
         return self.renderToken(tokens, idx, options, env)
 
@@ -141,7 +153,11 @@ class PageRenderer(RendererHTML):
     def td_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         """A cell of numbers does not break; one of many words is given room."""
         content = tokens[idx + 1].content
-        if len(content) < 8 or (" × " in content and len(content) < 40) or re.fullmatch(r"[\d.,±−+ ()<%*to]*(points|points\))?", content):
+        if (
+            len(content) < 8
+            or (" × " in content and len(content) < 40)
+            or re.fullmatch(r"[\d.,±−+ ()<%*to]*(points|points\))?", content)
+        ):
             tokens[idx].attrJoin("class", "number")
         elif len(content) > 40:
             tokens[idx].attrJoin("class", "words")

@@ -92,7 +92,16 @@ def compose(runs: Sequence[Run], name: str, claims: bool = False) -> Page:
     else:
         title, lead = f"Runs of {control(name)}", _summary(runs, rows)
         body = [*_table_of_all(rows), *_figures(shown)]
-    blocks = [f"# {plain(title)}", first, *others, _bullets(lead), *missing, *body, *_circumstances(runs), *_commands(rows)]
+    blocks = [
+        f"# {plain(title)}",
+        first,
+        *others,
+        _bullets(lead),
+        *missing,
+        *body,
+        *_circumstances(runs),
+        *_commands(rows),
+    ]
     markdown = "\n\n".join(block for block in blocks if block) + "\n"
     return Page(title, markdown, shown.pictures, _in_short(evidence, found, lead, rows, judged))
 
@@ -173,12 +182,18 @@ def _summary(runs: Sequence[Run], rows: Sequence[Repetitions]) -> list[str]:
     experiments = ", ".join(dict.fromkeys(plain(run.experiment) for run in runs))
     models = ", ".join(dict.fromkeys(plain(network_name(run.model)) for run in runs))
     seeds = sorted({run.seed for run in runs if isinstance(run.seed, int)})
-    several = f"seeds {', '.join(map(str, seeds[:MOST_NAMED]))}" if len(seeds) > 1 else f"seed {seeds[0] if seeds else '?'}"
+    several = (
+        f"seeds {', '.join(map(str, seeds[:MOST_NAMED]))}" if len(seeds) > 1 else f"seed {seeds[0] if seeds else '?'}"
+    )
     lengths = sorted({run.length for run in runs if run.completed})
     epochs = " to ".join(map(str, dict.fromkeys(lengths[:1] + lengths[-1:]))) or "no"
     sentences = [f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {experiments}; {models}; {several}; {epochs} epochs."]
     best = QUANTITIES[1]
-    scored = [(sum(values) / len(values), row) for row in rows if (values := [v for r in row.runs if (v := best.read(r)) is not None])]
+    scored = [
+        (sum(values) / len(values), row)
+        for row in rows
+        if (values := [v for r in row.runs if (v := best.read(r)) is not None])
+    ]
     if scored:
         row = max(scored, key=lambda pair: pair[0])[1]
         sentences.append(
@@ -347,7 +362,13 @@ def _left_out(claim: Claim) -> list[str]:
 
 def _see(picture: Picture) -> str:
     """A link to a figure: to its file, and on the HTML page to its place there."""
-    name = f"Figure {picture.key}" if picture.key[0].isdigit() else METRIC[picture.key].title if picture.key in METRIC else picture.key
+    name = (
+        f"Figure {picture.key}"
+        if picture.key[0].isdigit()
+        else METRIC[picture.key].title
+        if picture.key in METRIC
+        else picture.key
+    )
     return f"[{name}]({FIGURES}/{picture.name}.svg)"
 
 
@@ -362,7 +383,11 @@ def _figures(shown: Gallery) -> list[str]:
     return [
         *(["## Figures"] if rest else []),
         *(block for picture in rest if not picture.folded for block in _figure(picture)),
-        *(folded(f"{len(near)} more, much like these", [b for picture in near for b in _figure(picture)]) if near else []),
+        *(
+            folded(f"{len(near)} more, much like these", [b for picture in near for b in _figure(picture)])
+            if near
+            else []
+        ),
     ]
 
 

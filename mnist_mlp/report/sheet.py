@@ -118,7 +118,9 @@ NO_TEST = Interval(0, 0, 0, 1)
 
 def adjusted(claims: Sequence[Claim]) -> list[Claim]:
     """The claims with each p-value adjusted for all those that a verdict rests on."""
-    tested = [(claim.key, place) for claim in claims for place, row in enumerate(claim.rows) if row.numbers and row.verdict]
+    tested = [
+        (claim.key, place) for claim in claims for place, row in enumerate(claim.rows) if row.numbers and row.verdict
+    ]
     rows = {claim.key: list(claim.rows) for claim in claims}
     values = holm([rows[key][place].numbers.p for key, place in tested])  # type: ignore[union-attr]
     for (key, place), value in zip(tested, values, strict=True):

@@ -262,11 +262,19 @@ def test_the_factorial_is_a_least_squares_fit(paper: Path) -> None:
     levels = list(product((0, 1), repeat=3))
     design = np.array([[(2 * row[0] - 1), (2 * row[1] - 1), (2 * row[2] - 1)] for row in levels])
     names = list(factorial.FACTORS)
-    terms = {" × ".join(names[i] for i in of): design[:, of].prod(axis=1) for n in (1, 2, 3) for of in combinations(range(3), n)}
+    terms = {
+        " × ".join(names[i] for i in of): design[:, of].prod(axis=1)
+        for n in (1, 2, 3)
+        for of in combinations(range(3), n)
+    }
     matrix = np.column_stack([np.ones(8), *terms.values()])
     found = {(e.network, e.measure, e.factors): e for e in factorial.effects(Evidence(read_runs(paper)))}
     assert len(found) == 2 * 3 * 7
-    measures = {"validation loss": tail("val/loss"), "its rise from the minimum": rise, "validation accuracy": tail("val/accuracy")}
+    measures = {
+        "validation loss": tail("val/loss"),
+        "its rise from the minimum": rise,
+        "validation accuracy": tail("val/accuracy"),
+    }
     for network, (name, measure) in product("AB", measures.items()):
         values = [
             files.values(((0.0, 0.3)[a], ("default", "xavier_uniform")[b], bool(c), 0.001, network), 100, measure)
