@@ -1,4 +1,4 @@
-"""Made-up runs as `make paper` lays them out: curves of a noise and a trend that differ by treatment, network and seed."""
+"""Made-up runs as `make paper` lays them out: a trend and noise that differ by treatment, network and seed."""
 
 import json
 from collections.abc import Iterator

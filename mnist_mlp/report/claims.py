@@ -52,6 +52,7 @@ from mnist_mlp.report.sheet import (
     plain_number,
     points,
     positive,
+    spread,
     yes,
 )
 from mnist_mlp.run.groups import configured
@@ -245,7 +246,7 @@ def test_accuracies(sheet: Sheet) -> None:
         sheet.rows.append(
             Row(
                 "test accuracy of the last weights",
-                f"{of_it}: {percent(float(values.mean()))}, {percent(float(values.min()))} to {percent(float(values.max()))}",
+                f"{of_it}: {spread(values, percent)}, {percent(values.min())} to {percent(values.max())}",
                 f"text: {percent(told)}",
                 f"two samples of 3,000 images differ by about {points(error)}",
                 n=str(len(values)),

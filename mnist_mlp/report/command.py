@@ -66,7 +66,8 @@ def write_page(directory: Path, output: Path | None = None, readme: Path | None 
     Raises:
         SettingError: there are no runs, or one of the others cannot be used.
     """
-    from mnist_mlp.report import page, readme as in_short  # here, because --table and --help do without matplotlib
+    from mnist_mlp.report import page  # here, because --table and --help do without matplotlib
+    from mnist_mlp.report import readme as in_short
 
     if readme is not None:
         in_short.around(readme)  # which refuses it, before anything is written

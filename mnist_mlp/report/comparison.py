@@ -52,9 +52,10 @@ def _final(column: str, printed: str | None = None) -> Quantity:
 
 ACCURACY = METRIC["val/accuracy"]
 FINAL_ACCURACY, FINAL_LOSS = _final("val/accuracy", "final_accuracy"), _final("val/loss", "val_loss")
+BEST_ACCURACY = Quantity("best accuracy, %", ("best", "val/accuracy"), ACCURACY, "best_accuracy")
 QUANTITIES = (
     FINAL_ACCURACY,
-    Quantity("best accuracy, %", ("best", "val/accuracy"), ACCURACY, "best_accuracy"),
+    BEST_ACCURACY,
     Quantity("in epoch", ("best", "epoch"), METRIC["epoch"], "best_epoch"),
     FINAL_LOSS,
     _final("train/loss", "train_loss"),
@@ -88,9 +89,9 @@ def comparisons(evidence: Evidence) -> list[str]:
                 rows.append(("", f"`{experiment}`, {runs[0].length} epochs, n = {len(runs)}", *measured(runs)))
     return [
         "## The report's runs, and ours",
-        "Experiments 1 and 2 with Networks A and B. Accuracy and loss are of the validation set, the official 10,000 test "
-        "images; the test accuracy is of the last weights, on the 3,000 images held out of the training set. Ours are mean "
-        "± standard deviation over n seeds.",
+        "Experiments 1 and 2 with Networks A and B. Accuracy and loss are of the validation set, the official 10,000 "
+        "test images; the test accuracy is of the last weights, on the 3,000 images held out of the training set. Ours "
+        "are mean ± standard deviation over n seeds.",
         markdown_table(("", "", *(quantity.heading for quantity in QUANTITIES)), rows),
     ]
 

@@ -63,7 +63,7 @@ def cells(network: str) -> dict[tuple[int, ...], Case]:
 def weights(network: str, factors: tuple[int, ...]) -> Mapping[Case, float]:
     """Of the mean with a factor less that without; of several factors half the difference of such differences, and so
     on: every cell counts a quarter."""
-    signs = {levels: 1 for levels in cells(network)}
+    signs = dict.fromkeys(cells(network), 1)
     for levels in signs:
         for factor in factors:
             signs[levels] *= 2 * levels[factor] - 1
@@ -96,10 +96,10 @@ def section(evidence: Evidence) -> list[str]:
     ]
     blocks = [
         "## Dropout, initialisation or schedule?",
-        f"Experiment 2 changed dropout and initialisation at once, and meant to change the rate. Here each of the three is "
-        f"there with and without the others, from a rate of 0.001, for {SHORT} epochs. An effect is the mean with it less "
-        "the mean without it, seed by seed, with its 95 % t-interval; that of two (×) is half of what one changes in the "
-        f"other's effect. Bold: p < 0.05 after Holm's method over all {len(found) or 'effects'}.",
+        "Experiment 2 changed dropout and initialisation at once, and meant to change the rate. Here each of the three "
+        f"is there with and without the others, at a rate of 0.001, for {SHORT} epochs. An effect is the mean with it "
+        "less the mean without it, seed by seed, with its 95 % t-interval; that of two (×) is half of what one changes "
+        f"in the other's effect. Bold: p < 0.05 after Holm's method over all {len(found) or 'effects'}.",
     ]
     if lacking:
         blocks.append(f"Missing, and so undecided: {'; '.join(lacking)} after {SHORT} epochs.")

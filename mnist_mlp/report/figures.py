@@ -360,8 +360,8 @@ def _explain(figure: Figure, ours: Curve, recorded: Columns | None, stated: Sequ
 
 
 def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
-    """Names lines at the right edge, in their colours, one above the other where they end close together; with the epoch
-    where they end before the others."""
+    """Names lines at the right edge, in their colours, one above the other where they end close together; and with
+    the epoch where they end before the others."""
     axes.get_ylim()  # sets the limits where they follow the lines
     to_axes = axes.transScale + axes.transLimits
     latest = max((epoch for epoch, *_ in ends), default=0)

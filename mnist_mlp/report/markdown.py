@@ -12,7 +12,7 @@ def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def folded(summary: str, blocks: Sequence[str]) -> list[str]:
-    """Blocks that are shown when the summary, plain text, is clicked. `html.py` knows these two lines, and GitHub too."""
+    """Blocks that are shown when the summary, plain text, is clicked. GitHub knows these two lines, and `html.py`."""
     return [f"<details><summary>{summary}</summary>", *filter(None, blocks), "</details>"]
 
 

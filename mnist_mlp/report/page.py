@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 
 from mnist_mlp.report import factorial
 from mnist_mlp.report.claims import judge
-from mnist_mlp.report.comparison import OTHERS, QUANTITIES, comparisons, group, in_short, measured
+from mnist_mlp.report.comparison import (
+    BEST_ACCURACY,
+    FINAL_ACCURACY,
+    FINAL_LOSS,
+    OTHERS,
+    QUANTITIES,
+    comparisons,
+    group,
+    in_short,
+    measured,
+)
 from mnist_mlp.report.evidence import MODELS, Evidence
 from mnist_mlp.report.gallery import Gallery, Picture, gallery, network_name
 from mnist_mlp.report.html import to_html
@@ -149,18 +159,18 @@ def _found(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
 
     if text := spoken("baseline", "val/accuracy"):
         sentences.append(
-            f"Experiment 1 ends at a validation accuracy of {text}; the report's runs recorded 97.93 % and 98.33 %. Its "
-            f"validation loss rises after the first epochs, to {spoken('baseline', 'val/loss')} (0.71 and 1.14)."
+            f"Experiment 1 ends at a validation accuracy of {text}; the report's runs recorded 97.93 % and 98.33 %. "
+            f"Its validation loss rises after the first epochs, to {spoken('baseline', 'val/loss')} (0.71 and 1.14)."
         )
     if text := spoken("dropout_as_run", "val/loss"):
         sentences.append(
-            f"Experiment 2 as it was run, with dropout and a constant rate, ends at a loss of {text} (0.17 and 0.33) and an "
-            f"accuracy of {spoken('dropout_as_run', 'val/accuracy')} (97.11 % and 98.34 %)."
+            f"Experiment 2 as it was run, with dropout and a constant rate, ends at a loss of {text} (0.17 and 0.33) "
+            f"and an accuracy of {spoken('dropout_as_run', 'val/accuracy')} (97.11 % and 98.34 %)."
         )
     if text := spoken("dropout_scheduler", "val/accuracy"):
         sentences.append(
-            f"The settings in the report's text, from a rate of 0.01, give only {text}: its scheduler never lowered the rate, "
-            "and its runs began at 0.001."
+            f"The settings in the report's text, from a rate of 0.01, give {text}: its scheduler never lowered the "
+            "rate, and its runs began at 0.001."
         )
     if text := spoken("dropout_as_intended", "val/loss"):
         sentences.append(
@@ -188,7 +198,7 @@ def _summary(runs: Sequence[Run], rows: Sequence[Repetitions]) -> list[str]:
     lengths = sorted({run.length for run in runs if run.completed})
     epochs = " to ".join(map(str, dict.fromkeys(lengths[:1] + lengths[-1:]))) or "no"
     sentences = [f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {experiments}; {models}; {several}; {epochs} epochs."]
-    best = QUANTITIES[1]
+    best = BEST_ACCURACY
     scored = [
         (sum(values) / len(values), row)
         for row in rows
@@ -197,8 +207,8 @@ def _summary(runs: Sequence[Run], rows: Sequence[Repetitions]) -> list[str]:
     if scored:
         row = max(scored, key=lambda pair: pair[0])[1]
         sentences.append(
-            f"The highest validation accuracy, {best.mean(row.runs)} %, has {plain(row.variant.label)} (n = {len(row.runs)}); its "
-            f"last validation loss is {QUANTITIES[3].mean(row.runs) or 'not recorded'}."
+            f"The highest validation accuracy, {best.mean(row.runs)} %, has {plain(row.variant.label)} "
+            f"(n = {len(row.runs)}); its last validation loss is {FINAL_LOSS.mean(row.runs) or 'not recorded'}."
         )
     return sentences
 
@@ -441,8 +451,8 @@ def _commands(rows: Sequence[Repetitions]) -> list[str]:
     left_out = [f"{len(rows) - MOST_ROWS} more rows are left out."] if len(rows) > MOST_ROWS else []
     return [
         "## To repeat it",
-        "For each row of the table of all runs: what trains its runs again, and what repeats the first of them from its "
-        "record and compares every bit. DIR is this file's directory, as seen from where you are.",
+        "For each row of the table of all runs: what trains its runs again, and what repeats the first of them from "
+        "its record and compares every bit. DIR is this file's directory, as seen from where you are.",
         *folded("The commands", ["```sh\n" + "\n".join(lines) + "\n```", *left_out]),
     ]
 
@@ -460,7 +470,7 @@ def _in_short(
                 f"{_counts(claims)} Each with the number that decides it, every figure and test: {where}.",
             ]
         )
-    shown = [QUANTITIES[0], QUANTITIES[1], QUANTITIES[3]]
+    shown = [FINAL_ACCURACY, BEST_ACCURACY, FINAL_LOSS]
     cells = [(plain(row.variant.label), row.epochs, str(len(row.runs)), *measured(row.runs, shown)) for row in rows]
     table = markdown_table(("run", "epochs", "n", *(quantity.heading for quantity in shown)), cells[:MOST_ROWS])
     return "\n\n".join([*lead, *([table] if cells else []), f"Curves and every number: {where}."])

@@ -137,9 +137,9 @@ def several_tests(claims: Sequence[Claim]) -> str:
     lost = [claim.key for claim, row in alone if (row.adjusted or 0) >= 0.05]
     numbers = [str(number) for number, claim in enumerate(claims, 1) if claim.key in lost]
     return (
-        f"{len(rows)} tests over seeds decide, each at 95 %: were there nothing to find, about {0.05 * len(rows):.1f} would "
-        f"find something by chance. {len(alone)} have p < 0.05, of which {len(alone) - len(lost)} remain when all are "
-        "tested together (Holm's method, *p of all*)."
+        f"{len(rows)} tests over seeds decide, each at 95 %: were there nothing to find, about {0.05 * len(rows):.1f} "
+        f"would find something by chance. {len(alone)} have p < 0.05, of which {len(alone) - len(lost)} remain when all "
+        "are tested together (Holm's method, *p of all*)."
         + (f" Those that do not remain are of claims {', '.join(numbers)}." if lost else "")
     )
 
@@ -399,6 +399,6 @@ class Sheet:
                 when = ", ".join(f"seed {seed} from epoch {epoch}" for seed, epoch in since.items())
                 sentences.append(
                     f"In {len(since)} of {len(curves)} runs of {of_it} the training loss is 0.0000 to the end ({when}): "
-                    "from there on nothing jumps any more. "
+                    "nothing jumps any more. "
                 )
         return "".join(sentences)

@@ -219,8 +219,8 @@ def test_a_readme_without_marks_gets_them_and_one_that_is_not_there_is_made(tmp_
     file = tmp_path / "mine.md"
     if before is not None:
         file.write_text(before)
-    for results in ("one ({directory}/report.md)", "two ({directory}/report.md)"):  # again: in the same place
-        write_readme(results, tmp_path / "logs" / "kept", file)
+    for text in ("one ({directory}/report.md)", "two ({directory}/report.md)"):  # again: in the same place
+        write_readme(text, tmp_path / "logs" / "kept", file)
     expected = f"{BEGIN}\n\ntwo (logs/kept/report.md)\n\n{END}\n"
     assert file.read_text() == (f"{before.rstrip()}\n\n{expected}" if before else expected)
 

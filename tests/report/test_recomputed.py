@@ -1,4 +1,4 @@
-"""Every number that a verdict rests on, computed again: from the files, by SciPy's own tests, without the report's code."""
+"""Every number that a verdict rests on, computed again from the files by SciPy's own tests."""
 
 import csv
 import statistics
