@@ -26,7 +26,7 @@ def main() -> None:
         "--output",
         metavar="DIR2",
         type=Path,
-        help="write there, not to DIR, and copy each run's run.json, config.yaml and metrics.csv: a record to keep",
+        help="write there, not to DIR, with run.json, config.yaml and metrics.csv of each run that has ended: a record",
     )
     parser.add_argument(
         "--readme",
@@ -87,22 +87,27 @@ def write_page(directory: Path, output: Path | None = None, readme: Path | None 
 
 
 def keep(directory: Path, output: Path) -> None:
-    """Copies what is needed to report a run, and to repeat it, to the same relative place under `output`.
+    """Copies what is needed to report a run, and to repeat it, to the same relative place under `output`: of the runs
+    that have ended, since one that still runs has no record yet.
 
     Raises:
-        SettingError: `output` is, holds or lies in `directory`, or holds other runs, or cannot be written.
+        SettingError: `output` is, holds or lies in `directory`, or holds other runs, or cannot be written; or no run
+            has ended.
     """
     one, other = directory.resolve(), output.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise SettingError("--output", output, f"must lie beside {directory}, neither in it nor around it")
     runs = read_runs(directory)
     names = {run.name for run in runs}
+    ended = [run for run in runs if run.record.get("status") != "running"]
+    if not ended:
+        raise SettingError("DIR", directory, "holds no run that has ended, so there is no record to keep")
     strange = [name for path in find_runs(output) if (name := str(path.relative_to(output))) not in names]
     if strange:
         problem = f"holds a run that {directory} does not, {strange[0]}: remove that, or give another directory"
         raise SettingError("--output", output, problem)
     make_directory(output, "--output")
-    for run in runs:
+    for run in ended:
         (output / run.name).mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             if (run.path / name).exists():

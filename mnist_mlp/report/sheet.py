@@ -138,8 +138,8 @@ def several_tests(claims: Sequence[Claim]) -> str:
     numbers = [str(number) for number, claim in enumerate(claims, 1) if claim.key in lost]
     return (
         f"{len(rows)} tests over seeds decide, each at 95 %: were there nothing to find, about {0.05 * len(rows):.1f} "
-        f"would find something by chance. {len(alone)} have p < 0.05, of which {len(alone) - len(lost)} remain when all "
-        "are tested together (Holm's method, *p of all*)."
+        f"would find something by chance. {len(alone)} have p < 0.05, of which {len(alone) - len(lost)} remain when "
+        "all are tested together (Holm's method, *p of all*)."
         + (f" Those that do not remain are of claims {', '.join(numbers)}." if lost else "")
     )
 
@@ -398,7 +398,7 @@ class Sheet:
             if since:
                 when = ", ".join(f"seed {seed} from epoch {epoch}" for seed, epoch in since.items())
                 sentences.append(
-                    f"In {len(since)} of {len(curves)} runs of {of_it} the training loss is 0.0000 to the end ({when}): "
+                    f"In {len(since)} of {len(curves)} runs of {of_it} the training loss ends at 0.0000 ({when}), and "
                     "nothing jumps any more. "
                 )
         return "".join(sentences)

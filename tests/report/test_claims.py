@@ -176,7 +176,7 @@ def test_where_no_seed_is_like_the_recorded_run_it_does_not_hold(tmp_path: Path)
 def test_runs_that_have_learnt_everything_are_told_of(tmp_path: Path) -> None:
     reproduce(tmp_path, 1, train_loss=lambda values: np.where(EPOCHS > 200, 0.0, 0.1))
     explanation = of(tmp_path, "reproduced_1").explanation
-    assert "In 2 of 2 runs of baseline B the training loss is 0.0000 to the end (seed 0 from epoch" in explanation
+    assert "In 2 of 2 runs of baseline B the training loss ends at 0.0000 (seed 0 from epoch" in explanation
     assert "seed 1 from epoch 201)" in explanation
     assert "runs of baseline A" not in explanation
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from mnist_mlp.report import page
 from mnist_mlp.report.claims import judge
-from mnist_mlp.report.command import write_page
+from mnist_mlp.report.command import keep, write_page
 from mnist_mlp.report.evidence import Evidence
 from mnist_mlp.report.html import to_html
 from mnist_mlp.report.readme import BEGIN, END, write_readme
@@ -392,6 +392,16 @@ def test_a_place_that_cannot_be_used_is_one_sentence_and_nothing_written(
     assert problem in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_has_not_ended_is_no_record_to_keep(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", "baseline", "network_a", 1)
+    make_run(tmp_path / "runs" / "b", "baseline", "network_b", 1, status="running")
+    keep(tmp_path / "runs", tmp_path / "kept")
+    assert [run.name for run in read_runs(tmp_path / "kept")] == ["a"]
+    shutil.rmtree(tmp_path / "runs" / "a")
+    with pytest.raises(SettingError, match="holds no run that has ended"):
+        keep(tmp_path / "runs", tmp_path / "other")
 
 
 def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
