@@ -13,7 +13,7 @@ import pytest
 from helpers import Command
 
 from mnist_mlp.report.original import original_runs
-from mnist_mlp.report.page import BEGIN, END
+from mnist_mlp.report.readme import BEGIN, END
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
