@@ -255,6 +255,15 @@ def test_an_experiment_says_what_the_report_says(experiment: str, model: str) ->
     assert (config.experiment, config.network) == (experiment, model)
 
 
+def test_the_best_recipe_has_native_steps_on_other_images_each_epoch(run: Runner) -> None:
+    path, record = run("experiment=best", "trainer.max_epochs=2")
+    assert (record["experiment"], record["steps"], record["portable"]) == ("best", "native", True)
+    _, plain = run("experiment=best", "trainer.max_epochs=2", "data.transform=null")
+    assert record["final"]["train/loss"] > plain["final"]["train/loss"]
+    with (path / "metrics.csv").open() as file:
+        assert [float(row["lr"]) for row in csv.DictReader(file)] == [0.001, 0.0005]  # half a cosine in two epochs
+
+
 def test_every_option_of_every_group_composes_and_instantiates() -> None:
     conf = Path(__file__).parents[1] / "conf"
     for file in sorted(conf.glob("[!h]*/*.yaml")):
