@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EPOCHS ?= 10
 BIN := .venv/bin
-SWEEP := experiment=baseline,dropout_scheduler model=network_a,network_b
+SWEEP := experiment=baseline,dropout_scheduler,dropout_as_run model=network_a,network_b
 
 # $(call at-most,N): EPOCHS where that is less, else N.
 at-most = $(shell echo $$(( $(EPOCHS) < $(1) ? $(EPOCHS) : $(1) )))
@@ -11,11 +11,11 @@ at-most = $(shell echo $$(( $(EPOCHS) < $(1) ? $(EPOCHS) : $(1) )))
 lacks = ! (for command in $(1); do command -v $$command >/dev/null || exit 1; done)
 APT_INSTALL := apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 
-.PHONY: help install sweep paper test test-browser test-portable test-slurm test-ray lint types torture lock benchmark tensorboard clean
+.PHONY: help install sweep paper test test-browser test-gpu test-portable test-slurm test-ray lint types torture lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-sweep: .venv/installed  ## train both networks in both experiments and print the table; EPOCHS=500 for the report's length
+sweep: .venv/installed  ## train both networks in three experiments and print the table; EPOCHS=500 for the report's length
 	$(BIN)/mnist-train -m sweep=report_$(EPOCHS)_epochs $(SWEEP) trainer.max_epochs=$(EPOCHS)
 
 # One sweep after the other; the same command goes on where it stopped. Its name says how long the longest runs are.
@@ -31,7 +31,7 @@ paper: .venv/installed  ## the report's experiments at its own length, over five
 	  $(if $(filter 500,$(EPOCHS)),--output logs/paper --readme README.md)
 
 test: lint types  ## lint, types and tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-browser: .venv/installed  ## what Chromium shows of TensorBoard; BROWSER='--screenshots DIR' keeps pictures
 	$(BIN)/pytest -m browser tests/tensorboard/test_browser.py $(BROWSER)
@@ -41,6 +41,9 @@ lint: .venv/installed  ## style and formatting, and that imports point one way
 
 types: .venv/installed  ## mypy, strict on the package
 	$(BIN)/mypy
+
+test-gpu: .venv/installed  ## what only a GPU can show; elsewhere these tests are skipped
+	$(BIN)/pytest -m gpu tests/gpu
 
 test-slurm: .venv/installed  ## a sweep on a real Slurm of one node, installed with apt-get where it is not there; takes root
 	if $(call lacks,slurmctld mariadbd); then \

@@ -34,7 +34,7 @@ def backbone(tmp_path: Path) -> None:
 @pytest.fixture
 def searched(tmp_path: Path) -> None:
     """What a search would have left; that it does, and that it is repeated exactly, is tested in test_search.py."""
-    path = tmp_path / "logs" / "sweeps" / "settings" / "experiment" / "best.yaml"
+    path = tmp_path / "logs" / "sweeps" / "settings" / "experiment" / "best_trial.yaml"
     path.parent.mkdir(parents=True)
     path.write_text("# @package _global_\noptimizer:\n  lr: 0.002\n")
 

@@ -135,9 +135,11 @@ class CompiledSteps:
         """
         images, labels = (list(part) for part in zip(*minibatches, strict=True))
         options = self.optimizer.param_groups[0]
-        numbers = images[0].new_tensor(
-            [self.numbers(step + number, options) for number in range(1, len(minibatches) + 1)]
-        )
+        numbers = torch.tensor(
+            [self.numbers(step + number, options) for number in range(1, len(minibatches) + 1)],
+            dtype=images[0].dtype,
+            pin_memory=images[0].is_cuda,  # then the copy to the device does not wait for it
+        ).to(images[0].device, non_blocking=True)
         constants = images[0].shape, [value for name, value in options.items() if name not in ("params", "lr")]
         if self._graph is None or self._written_in != constants:
             self._graph = self._compile(numbers, images, labels)
@@ -169,7 +171,7 @@ class CompiledSteps:
                     *(tensor.clone() for tensor in flat)
                 )
                 compiled: Callable[..., Sequence[Tensor]] = torch._inductor.standalone_compile(
-                    graph, flat, dynamic_shapes="from_example_inputs", donate_graph_module=True, options=options
+                    graph, flat, dynamic_shapes="from_example_inputs", options=options
                 )
                 return compiled
         except Exception as error:  # a compiler raises almost anything

@@ -39,6 +39,10 @@ class RayLauncher(ClusterLauncher):
         Raises:
             SettingError: it is out of reach, or has no node for a job.
         """
+        gpus = config.hydra.launcher.ray.remote.num_gpus
+        if not gpus and config.trainer.accelerator in ("gpu", "cuda"):
+            problem = "Ray hides every GPU from a job that has not asked for it: give 1, or less to share one"
+            raise SettingError("hydra.launcher.ray.remote.num_gpus", gpus, problem)
         if not is_installed("ray"):
             raise refused("ray", "needs another package: pip install 'mnist-mlp[ray]'")
         import ray

@@ -47,6 +47,10 @@ class SlurmLauncher(ClusterLauncher):
     @staticmethod
     def check(config: DictConfig) -> None:
         """Raises: SettingError, where Slurm could not run the jobs of a sweep, or still has some of them."""
+        gpus = config.hydra.launcher.gpus_per_node
+        if gpus is None and config.trainer.accelerator in ("gpu", "cuda"):
+            problem = "Slurm hides every GPU from a job that has not asked for it: give 1, or 0 where yours does not"
+            raise SettingError("hydra.launcher.gpus_per_node", gpus, problem)
         if not is_installed("submitit"):
             raise refused("submitit_slurm", "needs another package: pip install 'mnist-mlp[slurm]'")
         for command in SLURM_COMMANDS:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Direction = Literal["minimize", "maximize"]
 STUDY = "study.db"  # SQLite: one file that is whole after any kill, and what Optuna's other tools read
-BEST = Path("experiment") / "best.yaml"  # in the sweep's directory, where --config-dir finds it
+BEST = Path("experiment") / "best_trial.yaml"  # in the sweep's directory, where --config-dir finds it
 DIRECTORY = "directory"  # a trial's own attribute in the study: the name of its run directory
 SHOWN = 10  # trials in the table
 NAMES = (*PLACES, *LABELS)  # settings that only say where a run lies and what it is called
@@ -83,7 +83,9 @@ def conclude(directory: Path) -> Group:
         if ranked:
             write_best(study, directory)
             lines.insert(0, _table(study, ranked[:SHOWN]))
-            lines.append(Text(f"Best settings: mnist-train --config-dir {os.path.relpath(directory)} experiment=best"))
+            lines.append(
+                Text(f"Best settings: mnist-train --config-dir {os.path.relpath(directory)} experiment={BEST.stem}")
+            )
         return Group(*lines)
     finally:
         close(storage)
@@ -120,7 +122,7 @@ def write_best(study: "Study", directory: Path) -> None:
     objective, images = known["settings"]["search.objective"], config.data.validation_size
     header = [
         "@package _global_",
-        f"mnist-train --config-dir {os.path.relpath(directory)} experiment=best",
+        f"mnist-train --config-dir {os.path.relpath(directory)} experiment={BEST.stem}",
         "",
         f"{run.name}, the best of {len(trials_of(study))} trials ({counts(study)}) of",
         f"  {known['command']}",

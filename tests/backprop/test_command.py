@@ -1,4 +1,5 @@
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_mlp.backprop.command import quote_for_hydra
-from mnist_mlp.settings import BACKPROP_RULES, check, compose_config
+from mnist_mlp.settings import BACKPROP_RULES, check_rules, compose_config
 
 FILES = {"derivation.md", "derivation.tex", "graph.dot", "graph.png", "graph.svg"}
 
@@ -64,8 +65,9 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_commands_as_they_are_typed(tmp_path: Path, line: str) -> None:
-    done = shell(f"{line} draw=false", tmp_path)
+def test_commands_as_they_are_typed(command: Command, tmp_path: Path, line: str) -> None:
+    of_shell = line.startswith("python")
+    done = shell(f"{line} draw=false", tmp_path) if of_shell else command(*shlex.split(line), "draw=false")
     assert done.returncode == 0, done.stderr
     assert f"  {LINES[line]}\n" in done.stdout
 
@@ -102,8 +104,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("arguments", BAD)
-def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path: Path, arguments: str) -> None:
-    done = shell(f"mnist-backprop {arguments}", tmp_path)
+def test_bad_input_is_one_sentence_and_leaves_nothing(command: Command, tmp_path: Path, arguments: str) -> None:
+    done = command("mnist-backprop", *shlex.split(arguments))
     assert (done.returncode, done.stdout, done.stderr) == (1, "", BAD[arguments] + "\n")
     assert not list(tmp_path.iterdir())
 
@@ -122,7 +124,7 @@ def test_torch_is_not_imported_before_it_is_needed(tmp_path: Path, arguments: li
 
 def test_the_defaults_follow_every_rule() -> None:
     config = compose_config([], "backprop")
-    check(config, BACKPROP_RULES)
+    check_rules(config, BACKPROP_RULES)
     assert not [name for name in BACKPROP_RULES if name.partition(".")[0] not in config]
 
 
@@ -212,7 +214,7 @@ def test_a_users_own_network(command: Command, tmp_path: Path) -> None:
     assert "| 1 Linear  |" in done.stdout
 
 
-def test_a_terminal_without_unicode_gets_question_marks(command: Command) -> None:
-    done = command("mnist-backprop", "expression=x*x", "values.x=3", "draw=false", PYTHONIOENCODING="ascii")
+def test_a_terminal_without_unicode_gets_question_marks(script: Command) -> None:
+    done = script("mnist-backprop", "expression=x*x", "values.x=3", "draw=false", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "?f/?x??? = x = 3" in done.stdout
