@@ -148,8 +148,9 @@ def _found(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
 
     def ours(experiment: str, quantity: Quantity) -> str:
         """Of A's runs and of B's, where there are any: mean ± standard deviation."""
+        unit = " %" if quantity.metric.form == "fraction" else ""
         found = ((network, quantity.mean(group(evidence, experiment, network))) for network in MODELS)
-        return " and ".join(f"{text} ({network})" for network, text in found if text)
+        return " and ".join(f"{text}{unit} ({network})" for network, text in found if text)
 
     def theirs(number: int, quantity: Quantity, source: Literal["text", "record"] = "record") -> str:
         printed = (getattr(original_run(number, network), source) for network in MODELS)
@@ -157,14 +158,14 @@ def _found(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
 
     right, lost = FINAL_ACCURACY, FINAL_LOSS
     sentences = {
-        "baseline": "Experiment 1 ends at a validation accuracy of {right} % (the report's runs: "
+        "baseline": "Experiment 1 ends at a validation accuracy of {right} (the report's runs: "
         f"{theirs(1, right)} %); its validation loss rises after the first epochs, to {{lost}} ({theirs(1, lost)}).",
         "dropout_as_run": "Experiment 2 as it was run, with dropout and a constant rate, ends at a loss of {lost} "
-        f"({theirs(2, lost)}) and an accuracy of {{right}} % ({theirs(2, right)} %).",
-        "dropout_scheduler": "The settings in the report's text, from a rate of 0.01, give {right} % in place of its "
+        f"({theirs(2, lost)}) and an accuracy of {{right}} ({theirs(2, right)} %).",
+        "dropout_scheduler": "The settings in the report's text, from a rate of 0.01, give {right} in place of its "
         f"{theirs(2, right, 'text')} %: its runs began at 0.001, and their scheduler never lowered that.",
         "dropout_as_intended": "With that scheduler working, from 0.001, Experiment 2 ends at a loss of {lost} and an "
-        "accuracy of {right} %.",
+        "accuracy of {right}.",
     }
     return [
         _counts(claims),
