@@ -296,7 +296,7 @@ class Sheet:
             return None
         interval = t_interval(found.total - less)
         spreads = [f"{of_it}: {spread(values, form)}" for of_it, values in found.values.items()]
-        beside = spreads[1] if len(spreads) == 2 else form(less) if less else ""
+        beside = spreads[1] if len(spreads) == 2 else f"against {form(less)}" if less else ""
         compared = interval if len(weights) > 1 or test else None
         self.rows.append(
             Row(
