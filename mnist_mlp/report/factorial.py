@@ -24,7 +24,11 @@ from mnist_mlp.report.evidence import (
 from mnist_mlp.report.markdown import markdown_table
 from mnist_mlp.report.sheet import Form, difference, loss, percent
 
-FACTORS = {"dropout 0.3": (0.0, 0.3), "Xavier": ("default", "xavier_uniform"), "StepLR": ("none", "step")}
+FACTORS: dict[str, tuple[float | str, float | str]] = {
+    "dropout 0.3": (0.0, 0.3),
+    "Xavier": ("default", "xavier_uniform"),
+    "StepLR": ("none", "step"),
+}
 MEASURES: dict[str, tuple[Measure, Form]] = {
     "validation loss": (tail("val/loss"), loss),
     "its rise from the minimum": (rise, loss),

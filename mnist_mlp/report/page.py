@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mnist_mlp.report import factorial
 from mnist_mlp.report.claims import judge
@@ -16,6 +16,7 @@ from mnist_mlp.report.comparison import (
     FINAL_LOSS,
     OTHERS,
     QUANTITIES,
+    Quantity,
     comparisons,
     group,
     in_short,
@@ -25,7 +26,7 @@ from mnist_mlp.report.evidence import MODELS, Evidence
 from mnist_mlp.report.gallery import Gallery, Picture, gallery, network_name
 from mnist_mlp.report.html import to_html
 from mnist_mlp.report.markdown import anchor, control, folded, markdown_table, named, plain
-from mnist_mlp.report.original import setup
+from mnist_mlp.report.original import original_run, setup
 from mnist_mlp.report.sheet import HEADINGS, VERDICTS, Claim, p_text, several_tests
 from mnist_mlp.run.directory import durable_write
 from mnist_mlp.run.groups import EXPERIMENTS, Variant, by_length, command, completed, damage, variants
@@ -144,40 +145,36 @@ def _bullets(sentences: Sequence[str]) -> str:
 
 def _found(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
     """What was found, in five sentences or fewer."""
-    sentences = [_counts(claims)]
 
-    def spoken(experiment: str, column: str) -> str:
-        """Mean ± standard deviation of the last epoch, A's and B's."""
-        metric = METRIC[column]
-        unit = " %" if metric.form == "fraction" else ""
-        texts = []
-        for network in MODELS:
-            runs = group(evidence, experiment, network)
-            values = next(q for q in QUANTITIES if q.place == ("final", column)).mean(runs)
-            texts += [f"{values}{unit} ({network})"] if values else []
-        return " and ".join(texts)
+    def ours(experiment: str, quantity: Quantity) -> str:
+        """Of A's runs and of B's, where there are any: mean ± standard deviation."""
+        unit = " %" if quantity.metric.form == "fraction" else ""
+        found = ((network, quantity.mean(group(evidence, experiment, network))) for network in MODELS)
+        return " and ".join(f"{text}{unit} ({network})" for network, text in found if text)
 
-    if text := spoken("baseline", "val/accuracy"):
-        sentences.append(
-            f"Experiment 1 ends at a validation accuracy of {text}; the report's runs recorded 97.93 % and 98.33 %. "
-            f"Its validation loss rises after the first epochs, to {spoken('baseline', 'val/loss')} (0.71 and 1.14)."
-        )
-    if text := spoken("dropout_as_run", "val/loss"):
-        sentences.append(
-            f"Experiment 2 as it was run, with dropout and a constant rate, ends at a loss of {text} (0.17 and 0.33) "
-            f"and an accuracy of {spoken('dropout_as_run', 'val/accuracy')} (97.11 % and 98.34 %)."
-        )
-    if text := spoken("dropout_scheduler", "val/accuracy"):
-        sentences.append(
-            f"The settings in the report's text, from a rate of 0.01, give {text}: its scheduler never lowered the "
-            "rate, and its runs began at 0.001."
-        )
-    if text := spoken("dropout_as_intended", "val/loss"):
-        sentences.append(
-            f"With the scheduler as it was meant, from 0.001, the loss after 100 epochs is {text}, and the accuracy "
-            f"{spoken('dropout_as_intended', 'val/accuracy')}."
-        )
-    return sentences
+    def theirs(number: int, quantity: Quantity, source: Literal["text", "record"] = "record") -> str:
+        printed = (getattr(original_run(number, network), source) for network in MODELS)
+        return " and ".join(str(getattr(headline, quantity.printed or "")) for headline in printed)
+
+    right, lost = FINAL_ACCURACY, FINAL_LOSS
+    sentences = {
+        "baseline": "Experiment 1 ends at a validation accuracy of {right} (the report's runs: "
+        f"{theirs(1, right)} %); its validation loss rises after the first epochs, to {{lost}} ({theirs(1, lost)}).",
+        "dropout_as_run": "Experiment 2 as it was run, with dropout and a constant rate, ends at a loss of {lost} "
+        f"({theirs(2, lost)}) and an accuracy of {{right}} ({theirs(2, right)} %).",
+        "dropout_scheduler": "The settings in the report's text, from a rate of 0.01, give {right} in place of its "
+        f"{theirs(2, right, 'text')} %: its runs began at 0.001, and their scheduler never lowered that.",
+        "dropout_as_intended": "With that scheduler working, from 0.001, Experiment 2 ends at a loss of {lost} and an "
+        "accuracy of {right}.",
+    }
+    return [
+        _counts(claims),
+        *(
+            sentence.format(right=ours(experiment, right), lost=ours(experiment, lost))
+            for experiment, sentence in sentences.items()
+            if ours(experiment, right)
+        ),
+    ]
 
 
 def _counts(claims: Sequence[Claim]) -> str:

@@ -147,7 +147,7 @@ def several_tests(claims: Sequence[Claim]) -> str:
 def combined(rows: Sequence[Row]) -> Verdict:
     """What the rows with a verdict say together, of the repetition and of the report's own runs."""
     verdicts = {row.verdict for row in rows}
-    repeated = next((verdict for verdict in WORST if verdict in verdicts), "undecided")
+    repeated: Verdict = next((verdict for verdict in WORST if verdict in verdicts), "undecided")
     agreeing = [row.agrees for row in rows if row.agrees is not None]
     if repeated == "does not hold" and all(row.agrees for row in rows if row.verdict == repeated) and all(agreeing):
         return "holds for the report's run only"
@@ -296,7 +296,7 @@ class Sheet:
             return None
         interval = t_interval(found.total - less)
         spreads = [f"{of_it}: {spread(values, form)}" for of_it, values in found.values.items()]
-        beside = spreads[1] if len(spreads) == 2 else form(less) if less else ""
+        beside = spreads[1] if len(spreads) == 2 else f"against {form(less)}" if less else ""
         compared = interval if len(weights) > 1 or test else None
         self.rows.append(
             Row(

@@ -36,7 +36,14 @@ class Variant:
     @property
     def leaves(self) -> list[str]:
         """The settings in short, such as `lr=0.1`."""
-        return [f"{name.rpartition('.')[2]}={value}" for name, value in self.settings.items()]
+        found = []
+        for name, value in self.settings.items():
+            group, _, leaf = name.rpartition(".")
+            if leaf == "_target_":  # such as scheduler=StepLR
+                found.append(f"{group}={value.rpartition('.')[2]}")
+            elif leaf != "_partial_":
+                found.append(f"{leaf}={value}")
+        return found
 
     @property
     def label(self) -> str:
@@ -103,8 +110,8 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
         others = settings_of[run.name]
         settings = {name: value for name, value in others.items() if name != LENGTH and value is not None}
         together[experiment, model, tuple(settings.items())].append(run)
-        for name, value in settings.items():
-            several[experiment, model, name].add(value)
+        for name, value in others.items():
+            several[experiment, model, name].add("null" if value is None else value)
     found = [
         Variant(
             experiment,
