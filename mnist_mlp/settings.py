@@ -26,6 +26,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from mnist_mlp.reading import parse_yaml, read_file
 from mnist_mlp.signatures import parameters
 from mnist_mlp.surroundings import CLOSED_PIPE, OUTPUT, PLACE_ERRORS, place_problem, settle_in
 
@@ -672,10 +673,11 @@ def load_yaml(path: Path, setting: str) -> DictConfig:
         SettingError: the file cannot be read or holds no settings.
     """
     try:
-        config = OmegaConf.load(path)
+        content = read_file(path)
+        config = OmegaConf.create(content.decode() if isinstance(parse_yaml(content), dict) else "")
     except OSError as error:
         raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise SettingError(setting, path, f"is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, DictConfig) or config.is_empty():
         raise SettingError(setting, path, "holds no settings")

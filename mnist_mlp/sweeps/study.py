@@ -13,8 +13,8 @@ from rich.text import Text
 
 from mnist_mlp.run.directory import durable_write
 from mnist_mlp.run.identity import LABELS, PLACES
-from mnist_mlp.run.records import read_record
-from mnist_mlp.settings import SettingError, flatten, load_yaml
+from mnist_mlp.run.records import load_settings, read_record
+from mnist_mlp.settings import SettingError, flatten
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -116,7 +116,7 @@ def write_best(study: "Study", directory: Path) -> None:
     """Writes the best trial's settings as an experiment file, with only what differs from the defaults."""
     known, trial = study.user_attrs, ranking(study)[0]
     run = directory / trial.user_attrs[DIRECTORY]
-    config, record = load_yaml(run / "config.yaml", "sweep"), read_record(run)
+    config, record = load_settings(run, "sweep"), read_record(run)
     objective, images = known["settings"]["search.objective"], config.data.validation_size
     header = [
         "@package _global_",

@@ -6,7 +6,6 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,9 +96,8 @@ def result(run: Run, varied: Mapping[str, str | None]) -> Result:
         varied: its settings that other runs have otherwise.
     """
     record = run.record
-    final = record.get("final") or {}
     best_epoch = record.get("best", {}).get("epoch")
-    best = _epoch(run, best_epoch)
+    best, problem = _epoch(run, best_epoch)
     return {
         "run": run.name,
         "status": record.get("status"),
@@ -108,22 +106,25 @@ def result(run: Run, varied: Mapping[str, str | None]) -> Result:
         "seed": run.seed,
         **varied,
         "epochs": record.get("epochs") if run.completed else run.length,
-        **{f"final/{name}": value for name, value in final.items() if name.startswith("val/")},
+        **{f"final/{name}": value for name, value in record.get("final", {}).items() if name.startswith("val/")},
         "best/epoch": best_epoch,
         **{f"best/{name}": value for name, value in best.items() if name.startswith("val/")},
         **{f"test/{name.replace('.', '/')}": value for name, value in flatten(record.get("test", {})).items()},
         "seconds": record.get("wall_seconds"),
         "weights_sha256": record.get("weights_sha256"),
-        "error": " ".join(str(record.get("error", "")).split()),
+        "error": " ".join((record.get("error") or problem).split()),
     }
 
 
-def _epoch(run: Run, epoch: int | None) -> dict[str, str]:
-    """One epoch's metrics as they are written; {} where they cannot be read."""
-    with suppress(SettingError):
+def _epoch(run: Run, epoch: int | None) -> tuple[dict[str, str], str]:
+    """One epoch's metrics as they are written, {} where they cannot be read; and what is wrong with them."""
+    try:
         if epoch is not None and epoch <= len(run.epochs):
-            return run.epochs.texts(epoch)
-    return {}
+            _ = run.epochs.rows  # also: whether they are numbers
+            return run.epochs.texts(epoch), ""
+    except SettingError as error:
+        return {}, str(error)
+    return {}, ""
 
 
 def view(runs: Sequence[Run]) -> Group:
@@ -136,7 +137,7 @@ def view(runs: Sequence[Run]) -> Group:
         TableRow(
             variant, length if len(lengths) > 1 else None, of_it, [result_of[run.name] for run in completed(of_it)]
         )
-        for variant in variants(runs)
+        for variant in variants([run for run in runs if not run.damaged])
         for lengths in [by_length(variant.runs)]
         for length, of_it in lengths.items()
     ]
@@ -147,8 +148,8 @@ def _not_completed(results: Sequence[Result]) -> list[Text]:
     counts = Counter(result["status"] for result in results)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     lines = [] if set(counts) == {"completed"} else [Text(f"{len(results)} runs: {said}")]
-    failed = [result for result in results if result["status"] == "failed"]
-    return lines + [Text(f"  {result['run']}: {result['error']}", style="red") for result in failed]
+    told = [result for result in results if result["error"] and result["status"] not in ("interrupted", "running")]
+    return lines + [Text(f"  {result['run']}: {result['error']}", style="red") for result in told]
 
 
 def results_table(rows: Sequence[TableRow]) -> Table:
