@@ -19,6 +19,7 @@ from mnist_mlp.run.shape import (
     COUNT,
     FRACTION,
     FROM_ONE,
+    OF_FORM,
     OTHERS,
     ROW,
     TEXT,
@@ -189,7 +190,7 @@ class Epochs:
         for column, values in zip(self.columns, zip(*rows, strict=True), strict=True):
             if column == "epoch" and list(values) != list(range(1, len(self) + 1)):
                 raise self._damaged("its epochs are not 1, 2, 3 and so on")
-            rule = ROW[column] if column in METRIC and column != "epoch" else ANY_NUMBER
+            rule = OF_FORM[METRIC[column].form] if column in METRIC else ANY_NUMBER
             if (wrong := next((value for value in values if not rule.accepts(value)), None)) is not None:
                 raise self._damaged(f"{column}={wrong}, which must be {rule.wanted}")
         return rows
