@@ -88,7 +88,13 @@ def evaluate(classifier: "Classifier", split: str = "test", data_root: str | Non
     from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
 
     recorded = classifier.hparams["data"]
-    datamodule = MNISTDataModule(root=data_root, **{name: recorded[name] for name in DATA_SETTINGS if name in recorded})
+    settings = {name: recorded[name] for name in DATA_SETTINGS if name in recorded}
+    for name, rule in CLASS_RULES[OUR_DATA].items():  # a run with data of another class may call other things so
+        if name in settings and not rule.accepts(settings[name]):
+            raise SettingError(
+                f"data.{name}", settings[name], f"is what the checkpoint records, and must be {rule.wanted}"
+            )
+    datamodule = MNISTDataModule(root=data_root, **settings)
     datamodule.setup()
     images, labels = datamodule.splits[split]  # type: ignore[index]
     with quiet():
@@ -143,6 +149,7 @@ def _recorded_parts(content: dict[str, Any], checkpoint: Path, model: str | Path
     """
     import torch
 
+    from mnist_mlp.backbone import check_logits
     from mnist_mlp.classifier import rebuilt
 
     recorded = content["hyper_parameters"]
@@ -161,7 +168,9 @@ def _recorded_parts(content: dict[str, Any], checkpoint: Path, model: str | Path
         raise SettingError("CHECKPOINT", checkpoint, f"records a network that cannot be built ({error})") from error
     if model is not None:
         parts["backbone"] = _named_backbone(str(model))
-    elif own is None:
+    elif own is not None:
+        check_logits(parts["backbone"], "CHECKPOINT", checkpoint)
+    else:
         problem = (
             f"is of {recorded['model'].get('_target_')}: give that backbone's file with --model (a class that a "
             "checkpoint names is not run on its word alone)"
@@ -181,7 +190,7 @@ def _named_backbone(model: str) -> "nn.Module":
     if is_name and not own.is_file():
         names = sorted(path.name.removesuffix(".yaml") for path in (files("mnist_mlp.conf") / "model").iterdir())
         raise SettingError("--model", model, f"is neither a file nor one of {', '.join(names)}")
-    backbone = instantiate(load_yaml(Path(str(own)) if is_name else Path(model), "--model"))
+    backbone = instantiate(load_yaml(Path(str(own)) if is_name else Path(model), "--model"), _convert_="all")
     check_logits(backbone, "--model", model)
     return backbone  # type: ignore[no-any-return]
 

@@ -17,6 +17,10 @@ OTHERS = "*"
 Kind = Rule | Mapping[str, Any] | list[Any]
 
 
+class Whole(dict[str, Any]):
+    """Of a mapping whose named fields must all be there."""
+
+
 def _rule(kind: type | tuple[type, ...], wanted: str, holds: Callable[[Any], bool] = lambda value: True) -> Rule:
     """True and false are no numbers."""
     of_kind = kind if isinstance(kind, tuple) else (kind,)
@@ -26,6 +30,7 @@ def _rule(kind: type | tuple[type, ...], wanted: str, holds: Callable[[Any], boo
     )
 
 
+ANYTHING = Rule(lambda value: True, "anything")
 TEXT = _rule(str, "a text")
 TRUTH = _rule(bool, "true or false")
 COUNT = _rule(int, "a whole number of at least 0", lambda value: 0 <= value < 2**64)
@@ -58,7 +63,7 @@ def fault(value: Any, kind: Kind, name: str = "") -> str | None:
 
     Args:
         value: such as JSON has.
-        kind: what it must be. A field that is not there is none that is wrong.
+        kind: what it must be. A field that is not there is none that is wrong, but in a `Whole`.
         name: of the value.
     """
     if isinstance(kind, Rule):
@@ -70,6 +75,9 @@ def fault(value: Any, kind: Kind, name: str = "") -> str | None:
     else:
         if not isinstance(value, Mapping):
             return f"{name}={_short(value)}, which must have fields".removeprefix("=")
+        missing = [key for key in kind if key not in value and key != OTHERS] if isinstance(kind, Whole) else []
+        if missing:
+            return f"there is no {f'{name}.{missing[0]}'.lstrip('.')}"
         fields = {key: kind.get(key, kind.get(OTHERS)) for key in value}
         items = [(value[key], of, f"{name}.{key}".lstrip(".")) for key, of in fields.items() if of is not None]
     return next((found for item in items if (found := fault(*item)) is not None), None)
