@@ -10,20 +10,32 @@ import pydoc
 import types
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import torch
 import yaml
 from hydra.errors import InstantiationException
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mnist_mlp.parts import build, make
+from mnist_mlp.datamodule import MNISTDataModule
+from mnist_mlp.parts import Parts, build, make, one_line
+from mnist_mlp.run.checkpoint import not_storable
 from mnist_mlp.run.streams import random_states, set_random_states
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
-from mnist_mlp.settings import GIVEN, SettingError, as_override, built, refuse_arguments
+from mnist_mlp.settings import GIVEN, Rule, SettingError, as_override, built, cuts, is_number, refuse_arguments
 
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+# What a value of Python's plain types is in YAML.
+PLAIN: dict[Any, Rule] = {
+    bool: Rule(lambda value: isinstance(value, bool), "true or false"),
+    int: Rule(lambda value: is_number(value) and isinstance(value, int), "a whole number"),
+    float: Rule(is_number, "a number"),
+    str: Rule(lambda value: isinstance(value, str), "a text"),
+    type(None): Rule(lambda value: value is None, "null"),
+}
+PYTHONS = ("builtins", "collections.abc")  # modules of Python's own iterables
+UNIONS = (Union, types.UnionType)
 
 
 def check_classes(config: DictConfig) -> None:
@@ -53,7 +65,7 @@ def check_classes(config: DictConfig) -> None:
 
 
 def _try(config: DictConfig, trainer: Mapping[str, Any]) -> None:
-    """Makes each class, and steps the scheduler once.
+    """Makes each class, and makes one step with it.
 
     Raises:
         SettingError: for whatever one of them raises.
@@ -65,10 +77,62 @@ def _try(config: DictConfig, trainer: Mapping[str, Any]) -> None:
         if isinstance(cause, SettingError):
             raise cause from error
         raise
+    _try_step(config, parts)
+    _refuse_a_last_image(config, parts)
+    kept: dict[str, Any] = {"optimizer": parts.optimizer, "data": parts.datamodule}
     if parts.make_scheduler is not None and config.scheduler.get("total_steps", 0) is not None:
         scheduler = make("scheduler", parts.make_scheduler, parts.optimizer)
         make("scheduler", scheduler.step, *([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+        kept["scheduler"] = scheduler
+    for group, part in (kept | {f"callbacks.{name}": callback for name, callback in parts.callbacks.items()}).items():
+        state = None
+        with contextlib.suppress(Exception):  # a callback may have none before there is a Trainer
+            state = part.state_dict()
+        if (reason := not_storable(state)) is not None:
+            problem = f"keeps a state that no checkpoint can hold, which has plain values and tensors only ({reason})"
+            raise SettingError(group, type(part).__name__, problem)
     make("trainer", Trainer, **{**QUIET, **trainer, "logger": False, "plugins": [ONE_PROCESS()]})
+
+
+def _try_step(config: DictConfig, parts: Parts) -> None:
+    """Trains on two empty images.
+
+    Raises:
+        SettingError: backbone and loss give nothing that could be trained.
+    """
+    parts.backbone.train()
+
+    def loss() -> torch.Tensor:
+        parts.optimizer.zero_grad()
+        value: torch.Tensor = parts.loss(parts.backbone(torch.zeros(2, 1, 28, 28)), torch.tensor([0, 1]))
+        value.backward()
+        return value
+
+    try:
+        loss()
+    except Exception as error:  # whatever a user's own class raises
+        raise SettingError("model", config.network, f"cannot be trained ({one_line(error)})") from error
+    with contextlib.suppress(Exception):  # on the device that it is for, an optimizer may be able to
+        parts.optimizer.step(loss)
+
+
+def _refuse_a_last_image(config: DictConfig, parts: Parts) -> None:
+    """Raises: SettingError, where an epoch ends with a minibatch of one image, and the backbone takes two, as with
+    batch normalization."""
+    if not isinstance(parts.datamodule, MNISTDataModule) or cuts(config):
+        return
+    try:
+        parts.backbone(torch.zeros(1, 1, 28, 28))
+    except Exception as error:  # the same with two has worked
+        parts.datamodule.prepare_data()
+        parts.datamodule.setup()
+        images, size = len(parts.datamodule.splits["train"][1]), parts.datamodule.batch_size
+        if size > 1 and images % size != 1:
+            return
+        problem = f"leaves a last minibatch of one image (of {images:,})" if size > 1 else "is one image"
+        problem += f", on which the network cannot be trained ({one_line(error)}): give another one"
+        problem += f", or data.train_size={images - 1}" if size > 1 else ""
+        raise SettingError("data.batch_size", size, problem) from error
 
 
 def _check_arguments(place: str, node: DictConfig) -> None:
@@ -116,36 +180,38 @@ def _fits(value: Any, annotation: Any) -> bool:
     kind, inner = get_origin(annotation) or annotation, get_args(annotation)
     if isinstance(value, dict) and "_target_" in value:
         return True  # what it builds is looked at by itself
-    if annotation is None or annotation is type(None):
+    if annotation is None:
         return value is None
     if kind is Annotated:
         return _fits(value, inner[0])
     if kind is Literal:
         return any(value == choice and type(value) is type(choice) for choice in inner)
-    if kind in (Union, types.UnionType):
-        told = [part for part in inner if part in WORDS or get_origin(part) is not None]
-        return any(_fits(value, part) for part in (told if set(told) - {type(None)} else inner))
-    if isinstance(kind, TypeVar) or not isinstance(kind, type):
-        return True
-    return _is_of(value, kind, inner)
+    if kind in UNIONS:
+        return any(_fits(value, part) for part in _told(inner))
+    return not isinstance(kind, type) or _is_of(value, kind, inner)
 
 
 def _is_of(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
     """Whether a plain value may be what a class says, such as `list[float]`: `kind` is list, `inner` (float,)."""
-    if kind in WORDS:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return (
-            number if kind is float else number and isinstance(value, int) if kind is int else isinstance(value, kind)
-        )
+    if kind in PLAIN:
+        return PLAIN[kind].accepts(value)
     if issubclass(kind, Mapping):
         return isinstance(value, dict)
-    if issubclass(kind, tuple):
-        same = not inner or inner[-1] is Ellipsis or (isinstance(value, list) and len(value) == len(inner))
-        parts = inner if same and Ellipsis not in inner else inner[:1] * len(value if isinstance(value, list) else [])
-        return isinstance(value, list) and same and all(map(_fits, value, parts))
-    if issubclass(kind, Iterable) and kind.__module__ in ("builtins", "collections.abc"):
-        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value if inner)
-    return isinstance(value, str) if issubclass(kind, os.PathLike) else True
+    if issubclass(kind, os.PathLike):
+        return isinstance(value, str)
+    if not (issubclass(kind, Iterable) and (issubclass(kind, tuple) or kind.__module__ in PYTHONS)):
+        return True
+    if not isinstance(value, list):
+        return False
+    if issubclass(kind, tuple) and inner and Ellipsis not in inner:
+        return len(value) == len(inner) and all(map(_fits, value, inner))
+    return all(_fits(item, inner[0]) for item in value if inner)
+
+
+def _told(parts: tuple[Any, ...]) -> Iterable[Any]:
+    """Those parts of a union that can be written in YAML; all, where there are none but null."""
+    told = [part for part in parts if part in PLAIN or get_origin(part) is not None]
+    return told if set(told) - {type(None)} else parts
 
 
 def _wanted(annotation: Any) -> str:
@@ -153,11 +219,10 @@ def _wanted(annotation: Any) -> str:
     kind, inner = get_origin(annotation), get_args(annotation)
     if kind is Literal:
         return f"one of {', '.join(map(str, inner))}"
-    if kind in (Union, types.UnionType):
-        told = [part for part in inner if part in WORDS or get_origin(part) is not None]  # what can be written in YAML
-        return " or ".join(dict.fromkeys(map(_wanted, told or inner)))
-    if annotation in WORDS:
-        return WORDS[annotation]
+    if kind in UNIONS:
+        return " or ".join(dict.fromkeys(map(_wanted, _told(inner))))
+    if annotation in PLAIN:
+        return PLAIN[annotation].wanted
     if kind is not None and issubclass(kind, tuple) and Ellipsis not in inner:
         return f"a list of {len(inner)}: {', '.join(map(_wanted, inner))}"
     if kind is not None and issubclass(kind, Iterable) and not issubclass(kind, Mapping):

@@ -33,11 +33,11 @@ from mnist_mlp.settings import (
     as_override,
     check,
     check_accelerator,
+    check_rules,
     compose_config,
     end,
     flatten,
     groups,
-    load_yaml,
     make_directory,
     name_sweep_jobs,
     one_sentence,
@@ -54,7 +54,7 @@ from mnist_mlp.sweeps.ray import RayLauncher
 from mnist_mlp.sweeps.slurm import SlurmLauncher
 from mnist_mlp.sweeps.table import summarise
 
-PLACES = ("run_dir", "data.root", "hydra.run.dir", "hydra.sweep.dir")
+PATHS = ("run_dir", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def arranged(arguments: list[str]) -> list[str]:
 def _place(override: str) -> str:
     """An override that names a place: with the home directory for ~, and quoted where Hydra's grammar asks for it."""
     name, equals, value = override.partition("=")
-    if name.lstrip("+") not in PLACES or not re.fullmatch(r"[^'\"\[{$(,][^$(,]*", value):  # quoted, or several
+    if name.lstrip("+") not in PATHS or not re.fullmatch(r"[^'\"\[{$(,][^$(,]*", value):  # quoted, or several
         return override
     return f"{name}{equals}{as_override(os.path.expanduser(value))}"
 
@@ -131,24 +131,30 @@ def _checked(override: Override) -> str:
         SettingError: it gives a group what is no name of an option, where Hydra itself fails.
     """
     line = str(override.input_line)
-    group, _, text = line.partition("=")
-    if group.lstrip("+").startswith("hydra.sweeper.params."):
-        name = group.lstrip("+").removeprefix("hydra.sweeper.params.")
-        problem = f"on the command line a sweep is {name}=VALUE,VALUE; in a file it may be in hydra.sweeper.params"
-        raise SettingError(group.lstrip("+"), text, problem)
-    if override.is_delete() or group.lstrip("+") not in groups():
+    given, _, text = line.partition("=")
+    name = given.lstrip("+")
+    if name.startswith("hydra.sweeper.params."):
+        setting = name.removeprefix("hydra.sweeper.params.")
+        problem = f"on the command line a sweep is {setting}=VALUE,VALUE; in a file it may be in hydra.sweeper.params"
+        raise SettingError(name, text, problem)
+    if override.is_delete() or name not in groups():
         return line
-    value = override.value()
-    names = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
-    known = options(group.lstrip("+"))
-    if value in (None, "") and "none" in known:
-        return f"{group}=none"
-    if not isinstance(value, dict) and any(not isinstance(name, str | QuotedString) or name == "" for name in names):
-        if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
-            return line  # glob(*)
+    known = options(name)
+    if override.value() in (None, "") and "none" in known:
+        return f"{given}=none"
+    if not _may_choose(override):
         problem = f"is a group: choose one of its options, {', '.join(known)}" if known else "is a group of settings"
-        raise SettingError(group.lstrip("+"), text or None, problem)
+        raise SettingError(name, text or None, problem)
     return line
+
+
+def _may_choose(override: Override) -> bool:
+    """Whether Hydra understands the value as options of a group, or as settings of it."""
+    value = override.value()
+    if isinstance(value, dict) or (override.is_sweep_override() and not isinstance(value, ChoiceSweep)):  # glob(*)
+        return True
+    names = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+    return all(isinstance(name, str | QuotedString) and name != "" for name in names)
 
 
 class CheckBeforeRun(Callback):
@@ -158,36 +164,38 @@ class CheckBeforeRun(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
-        try:
-            refuse_derived(config, config.hydra)
-            refuse_habits(config)
+        with _checking(config):
             name_sweep_jobs(config)
-            check(config, SWEEP_RULES)
+            check_rules(config, SWEEP_RULES)
             with contextlib.suppress(OmegaConfBaseException):  # a setting without a value may get one from each job
                 check(config)
-        except (SettingError, HydraException) as error:
-            end(error)  # by SystemExit: of any other exception Hydra makes a warning
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
-        try:
-            refuse_derived(config, config.hydra)
-            refuse_habits(config)
-            check(config)
-            check_accelerator(config.trainer.accelerator)
+        with _checking(config):
             settings = without_hydra(config)
             settings.run_dir = config.hydra.run.dir
             settle(settings)
+            check_accelerator(settings.trainer.accelerator)
             refuse_other_settings(Path(settings.run_dir), settings)  # before PyTorch is imported, which takes seconds
             announce(settings)
-            prepare(settings, Path(settings.run_dir))
+            prepare_process(settings.get("threads"), settings.get("portable") is True)
             from mnist_mlp.classes import check_classes  # here, because it imports PyTorch too
 
             check_classes(settings)
             make_directory(Path(settings.run_dir))
-        except (SettingError, HydraException, OmegaConfBaseException, OSError) as error:
-            end(error)
+
+
+@contextlib.contextmanager
+def _checking(config: DictConfig) -> Iterator[None]:
+    """Ends the process with a sentence where a setting cannot be used: by SystemExit, because Hydra makes a warning of
+    any other exception of a callback. What is refused of runs and sweeps alike is looked for first."""
+    HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
+    try:
+        refuse_derived(config, config.hydra)
+        refuse_habits(config)
+        yield
+    except (SettingError, HydraException, OmegaConfBaseException, OSError) as error:
+        end(error)
 
 
 def announce(settings: DictConfig) -> None:
@@ -241,33 +249,27 @@ def _overrides(config: DictConfig) -> Iterator[Override]:
     yield from parser.parse_overrides([*given["hydra"], *given["task"]])
 
 
-def prepare(config: DictConfig, place: Path) -> None:
-    """Prepares this process for the run in the directory `place`, before PyTorch is imported."""
-    if (place / "config.yaml").exists() and "portable" not in load_yaml(place / "config.yaml", "run_dir"):
-        config.portable = False  # the run is older than the setting: it goes on as it began
-    prepare_process(config.get("threads"), config.get("portable") is True)
-
-
 def run_job(config: DictConfig) -> dict[str, Any]:
     """One Hydra job: a run in the directory that Hydra gives it."""
-    mode = HydraConfig.get().mode
+    single = HydraConfig.get().mode == RunMode.RUN  # `CheckBeforeRun` has checked it, and prepared this process
     place = Path(HydraConfig.get().runtime.output_dir).absolute()
     # The record gets a relative path: one that is committed does not name directories of the machine it was made on.
     config.run_dir = str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
     try:
-        refuse_derived(config, HydraConfig.get())
+        if not single:
+            refuse_derived(config, HydraConfig.get())
+            prepare_process(config.get("threads"), config.get("portable") is True)
         for name in DERIVED:
             config[name] = config[name]  # as Hydra's choices are in this job
-        prepare(config, place)
         from mnist_mlp.train import train  # here, because it imports PyTorch, which takes seconds that --help has not
 
-        return train(config)
+        return train(config, checked=single)
     except InterruptionError as error:
         log.error("%s: %s; the same command with this run_dir continues it", os.path.relpath(config.run_dir), error)
         sys.exit(error.exit_status)
     except (SettingError, NonFiniteLossError, InstantiationException) as error:
         log.error("%s", sentence(error))
-        if mode == RunMode.RUN:
+        if single:
             sys.exit(1)  # said: Hydra would say it again
         raise
 

@@ -302,22 +302,24 @@ def one_digit(ink: Grey) -> Grey:
     alike = (weights > 0) & (heights > 0.6 * heights[main]) & (areas > 0.35 * areas[main])
     if alike.sum() > 1:
         raise NoDigitError(f"has {alike.sum()} marks of a digit's size on it: cut it to one digit")
-    distance = ndimage.distance_transform_edt(labels != main + 1)
     digit = labels == main + 1
+    distance = ndimage.distance_transform_edt(~digit)
     for number in np.flatnonzero((weights > 0) & (areas > 0.02 * areas[main]) & (np.arange(count) != main)):
-        piece = labels[boxes[number]] == number + 1
+        box, piece = boxes[number], labels[boxes[number]] == number + 1
         # A stroke set apart, as a 5's uppermost, lies above or among the others; a dash beside or a line below not.
-        beside = boxes[number][0].start > rows.stop - 2 or not _overlap(boxes[number][1], columns)
-        if distance[boxes[number]][piece].min() < (0.03 if beside else 0.12) * size:
-            digit[boxes[number]] |= piece
-    rows_inked, columns_inked = (np.flatnonzero(digit.any(axis=axis)) for axis in (1, 0))
-    box = np.s_[
-        max(0, rows_inked[0] - 2) : rows_inked[-1] + 3,
-        max(0, columns_inked[0] - 2) : columns_inked[-1] + 3,
-    ]
+        beside = box[0].start > rows.stop - 2 or not _overlap(box[1], columns)
+        if distance[box][piece].min() < (0.03 if beside else 0.12) * size:
+            digit[box] |= piece
+    box = _around(digit)
     if digit[box].mean() > 0.7 and max(digit[box].shape) < 2 * min(digit[box].shape):
         raise NoDigitError("has no digit on it: a blot, and no strokes")
     return np.where(ndimage.binary_dilation(digit, np.ones((3, 3)), 2), ink, 0)[box].astype(np.float32)
+
+
+def _around(mask: Mask) -> tuple[slice, slice]:
+    """The rows and columns of what is marked, and two more on each side."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return slice(max(0, rows[0] - 2), rows[-1] + 3), slice(max(0, columns[0] - 2), columns[-1] + 3)
 
 
 def _overlap(first: slice, second: slice) -> bool:

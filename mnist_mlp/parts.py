@@ -29,7 +29,6 @@ from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import OF_SCHEDULER, SettingError
 from mnist_mlp.steps.choice import choose
 
-
 # Plain lists and mappings, where Hydra's own would be kept by an optimizer and could not be read from a checkpoint.
 instantiate = partial(instantiate_node, _convert_="all")
 

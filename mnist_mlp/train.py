@@ -6,6 +6,7 @@
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import (
-    ModelCheckpoint,
-    ProgressBar,
-    Timer,
-)
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 
@@ -66,7 +63,7 @@ class Session:
     done: int
 
 
-def train(config: DictConfig) -> dict[str, Any]:
+def train(config: DictConfig, checked: bool = False) -> dict[str, Any]:
     """Trains, tests and records one run. A run that was stopped goes on; a complete one is left alone.
 
     Afterwards the process is as it was: its random generators, PyTorch's flags and threads, signals and logging.
@@ -74,6 +71,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     Args:
         config: as `conf/train.yaml` composes it, by `mnist-train` or Hydra's `compose`, or as a run's `config.yaml` has
             it. It is not changed.
+        checked: whether what it names has been found and made on trial: `mnist-train` does that before Hydra makes a
+            directory.
 
     Returns:
         What `run.json` holds.
@@ -84,8 +83,9 @@ def train(config: DictConfig) -> dict[str, Any]:
         NonFiniteLossError: a loss became NaN or infinite. The run is marked failed; what was written is kept.
     """
     config = settings_of(config)
-    check_accelerator(config.trainer.accelerator)  # this and the next before there is a directory
-    check_classes(config)
+    if not checked:  # before there is a directory
+        check_accelerator(config.trainer.accelerator)
+        check_classes(config)
     with ExitStack() as opened:
         opened.enter_context(own_process(config.threads))
         opened.enter_context(quiet())
@@ -129,28 +129,34 @@ def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSi
     classifier = _classifier(parts, config, grouped, signals)
     if checkpoint:
         load_weights(classifier, checkpoint, "run_dir", run.last)  # before Lightning does, with a traceback
-    settings = {**QUIET, **{key: value for key, value in config.trainer.items() if key not in NOT_THE_TRAINERS}}
     callbacks = list(parts.callbacks.values())
-    settings["enable_progress_bar"] |= any(isinstance(callback, ProgressBar) for callback in callbacks)
-    recorder = Recorder(run, signals, bar=not settings["enable_progress_bar"])
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    recorder = Recorder(run, signals, bar=not bar)
     loggers = opened.enter_context(Loggers(config, run, lambda: recorder.rows).closing())
     recorder.on_epoch.append(loggers.epoch)
     events = None
     if shows_events(config):
         events = opened.enter_context(closing(Events(run, config, done)))
         recorder.on_epoch.append(events.epoch)
-    for name, callback in parts.callbacks.items():
-        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-            callback.dirpath = str(run.last.parent / name)  # apart from the run's own last.ckpt
+    _keep_apart(parts.callbacks, run)
+    plain: Any = OmegaConf.to_container(config.trainer)
+    given = {key: value for key, value in plain.items() if key not in NOT_THE_TRAINERS}
     trainer = make(
         "trainer",
         Trainer,
-        **settings,
+        **{**QUIET, **given, "enable_progress_bar": bar},
         logger=[*([events.logger] if events else []), *loggers.all],
         callbacks=[recorder, loggers, *([events] if events else []), *callbacks],
         plugins=[DurableCheckpointIO(), ONE_PROCESS()],
     )
     return Session(parts.datamodule, classifier, parts.optimizer, trainer, recorder, loggers, events, done)
+
+
+def _keep_apart(callbacks: Mapping[str, Callback], run: RunDirectory) -> None:
+    """Gives the user's own checkpoints directories of their own, apart from the run's last.ckpt."""
+    for name, callback in callbacks.items():
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(run.last.parent / name)
 
 
 def _classifier(parts: Parts, config: DictConfig, grouped: bool, signals: StopSignals) -> Classifier:

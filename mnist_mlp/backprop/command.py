@@ -19,7 +19,7 @@ from mnist_mlp.backprop.derivation import Derivation, Latex, Notation, dot, late
 from mnist_mlp.backprop.expression import parse
 from mnist_mlp.backprop.passes import prove, work
 from mnist_mlp.run.directory import durable_write
-from mnist_mlp.settings import BACKPROP_RULES, SettingError, check, end, make_directory, one_sentence
+from mnist_mlp.settings import BACKPROP_RULES, SettingError, check_rules, end, make_directory, one_sentence
 from mnist_mlp.surroundings import import_from_here
 
 MAX_NODES = 60  # nobody could read a larger graph, drawn or printed
@@ -88,7 +88,7 @@ def backprop(config: DictConfig) -> dict[str, float]:
     Raises:
         SettingError: something cannot be used; nothing has been written then.
     """
-    check(config, BACKPROP_RULES)
+    check_rules(config, BACKPROP_RULES)
     if config.tensorboard and not config.draw:
         raise SettingError("tensorboard", config.tensorboard, "needs the pictures: leave draw=true")
     if config.threads is not None:

@@ -269,29 +269,33 @@ class Derivation:
 
     def chain(self, index: int) -> Equation:
         """The chain rule from the gradients of what uses a node: in symbols, in numbers, and its value."""
-        uses, notation, passes = self.uses[index], self.notation, self.passes
-        gradient = passes.gradients[index]
+        uses, notation, gradient = self.uses[index], self.notation, self.passes.gradients[index]
         if gradient is None:
             note = f"{self.nodes[self.output].name} does not depend on {self.nodes[index].name}"
             return Equation([self.gradient(index), "0"], note)
-        number, local, first_form = notation.number, self.local, self._first_form
-        count, uses = len(uses), uses[:MAX_USES]
-        # Of the result itself, the gradient is 1 and is left out.
-        symbols = [[self.gradient(u), local(u, s)][u == self.output :] for u, s in uses]
-        numbers = [[passes.gradients[u] or 0.0, passes.slopes[u][s] or 0.0][u == self.output :] for u, s in uses]
-        forms = [symbols]
-        if all(user == self.output for user, _ in uses):
-            forms.append([[first_form(u, s)] for u, s in uses])
-        elif self.nodes[index].operation == "input" and (path := self._only_path(index)):
-            forms += [[[local(u, s) for u, s in path]], [[first_form(u, s) for u, s in path]]]
-            numbers = [[passes.slopes[u][s] or 0.0 for u, s in path]]
+        number = notation.number
+        forms, numbers = self._terms(index, uses[:MAX_USES])
         forms.append([list(map(number, term)) for term in numbers])
-        if count > 1:
+        if len(uses) > 1:
             forms.append([[number(math.prod(term))] for term in numbers])
-        more = [notation.dots] if count > MAX_USES else []
+        more = [notation.dots] if len(uses) > MAX_USES else []
         sums = [notation.sum([*map(notation.product, terms), *more]) for terms in forms]
-        note = f"{count} terms" if more else ""
-        return Equation(_distinct([self.gradient(index), *sums, number(gradient)]), note)
+        return Equation(
+            _distinct([self.gradient(index), *sums, number(gradient)]), f"{len(uses)} terms" if more else ""
+        )
+
+    def _terms(self, index: int, uses: list[tuple[int, int]]) -> tuple[list[list[list[str]]], list[list[float]]]:
+        """The factors of each term of the chain rule: in symbols, in one form or more, and in numbers."""
+        passes = self.passes
+        # Of the result itself, the gradient is 1 and is left out.
+        forms = [[[self.gradient(u), self.local(u, s)][u == self.output :] for u, s in uses]]
+        numbers = [[passes.gradients[u] or 0.0, passes.slopes[u][s] or 0.0][u == self.output :] for u, s in uses]
+        if all(user == self.output for user, _ in uses):
+            forms.append([[self._first_form(*use)] for use in uses])
+        elif self.nodes[index].operation == "input" and (path := self._only_path(index)):
+            forms += [[[self.local(*use) for use in path]], [[self._first_form(*use) for use in path]]]
+            numbers = [[passes.slopes[u][s] or 0.0 for u, s in path]]
+        return forms, numbers
 
     def _first_form(self, user: int, slot: int) -> str:
         """A local derivative as a factor of a product."""

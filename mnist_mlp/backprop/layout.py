@@ -106,30 +106,13 @@ class Layout:
         The graph's nodes are followed by the copies, and these by the stops; `depth` and the layers hold all three.
         """
         used = [(operand, user, slot) for user, node in enumerate(graph) for slot, operand in enumerate(node.operands)]
-        depth = [0] * len(graph)  # operations on the longest way to a node
-        for operand, user, _ in used:
-            depth[user] = max(depth[user], depth[operand] + 1)
-        uses = self.passes.uses()
-        for index in reversed(range(len(graph))):
-            if depth[index] == 1 and uses[index]:  # nothing computed goes into it: next to its first use
-                depth[index] = min(depth[user] for user, _ in uses[index]) - 1
+        depth = self._operations_before(used)
         self.bands = max(1, -(-max(depth) // DEPTH))
         width = max(1, -(-max(depth) // self.bands))  # operations side by side, about as many in each band
         bands = [(operations - 1) // width if operations else self.bands for operations in depth]
         for operand, user, _ in used:  # the first band that uses it, for what is not computed
             bands[operand] = min(bands[operand], bands[user])
-        self.nodes, self.items = list(graph), list(range(len(graph)))
-        shown = {(index, band): index for index, band in enumerate(bands)}
-        self.edges: list[Link] = []
-        for operand, user, slot in used:
-            if (operand, bands[user]) not in shown:
-                shown[operand, bands[user]] = len(self.nodes)
-                node = graph[operand]
-                self.nodes.append(
-                    node if node.operation == "constant" else node._replace(operation="copy", operands=())
-                )
-                self.items.append(operand)
-            self.edges.append((shown[operand, bands[user]], user, slot))
+        self._copy_between_bands(graph, used, bands)
         # A band begins with a layer for what is not computed there.
         self.depth = [operations + bands[index] for index, operations in enumerate(depth)]
         self.depth += [0] * (len(self.nodes) - len(graph))
@@ -143,6 +126,33 @@ class Layout:
             stops = range(len(self.depth), len(self.depth) + len(between))
             self.depth += between
             self.routes[user, slot] = [operand, *stops, user]
+
+    def _operations_before(self, used: list[Link]) -> list[int]:
+        """Of each node the operations on the longest way to it; of one that nothing computed goes into, as many as put
+        it next to its first use."""
+        uses = self.passes.uses()
+        depth = [0] * len(uses)
+        for operand, user, _ in used:
+            depth[user] = max(depth[user], depth[operand] + 1)
+        for index in reversed(range(len(uses))):
+            if depth[index] == 1 and uses[index]:
+                depth[index] = min(depth[user] for user, _ in uses[index]) - 1
+        return depth
+
+    def _copy_between_bands(self, graph: list[Node], used: list[Link], bands: list[int]) -> None:
+        """Gives each band that uses a node of another one a copy of it; `items` says of what."""
+        self.nodes, self.items = list(graph), list(range(len(graph)))
+        shown = {(index, band): index for index, band in enumerate(bands)}
+        self.edges: list[Link] = []
+        for operand, user, slot in used:
+            if (operand, bands[user]) not in shown:
+                shown[operand, bands[user]] = len(self.nodes)
+                node = graph[operand]
+                self.nodes.append(
+                    node if node.operation == "constant" else node._replace(operation="copy", operands=())
+                )
+                self.items.append(operand)
+            self.edges.append((shown[operand, bands[user]], user, slot))
 
     def _order(self) -> None:
         """Orders each layer: as a walk from the result meets things, or by the mean of neighbours if less crosses."""

@@ -204,12 +204,23 @@ def _forward(graph: Graph, inputs: Mapping[str, float]) -> list[float]:
     return values
 
 
+def _varying(graph: Graph) -> list[bool]:
+    """Of each node whether it depends on an input."""
+    varies = [node.operation == "input" for node in graph.nodes]
+    for index, node in enumerate(graph.nodes):
+        varies[index] |= any(varies[operand] for operand in node.operands)
+    return varies
+
+
+def _no_gradient(graph: Graph, node: Node, operand: int, values: list[float], overflows: bool) -> ExpressionError:
+    name = graph.nodes[operand].name
+    what = f"makes the gradient of {name} overflow" if overflows else f"has no finite slope by {name}"
+    return ExpressionError(graph.text, node.place, f"{describe(node, graph)} {what}{_at(node, graph, values)}")
+
+
 def _backward(graph: Graph, values: list[float]) -> Passes:
     """Reverse accumulation: each node, last to first, hands its gradient times its slopes on to its operands."""
-    nodes = graph.nodes
-    varies = [node.operation == "input" for node in nodes]
-    for index, node in enumerate(nodes):
-        varies[index] |= any(varies[operand] for operand in node.operands)
+    nodes, varies = graph.nodes, _varying(graph)
     gradients: list[float | None] = [None] * len(nodes)
     bounds = [0.0] * len(nodes)
     slopes: list[tuple[float | None, ...]] = [(None,) * len(node.operands) for node in nodes]
@@ -220,9 +231,8 @@ def _backward(graph: Graph, values: list[float]) -> Passes:
             continue
         operation = OPERATIONS[node.operation]
         arguments = [*(values[operand] for operand in node.operands), values[index]]
-        own: list[float | None] = []
+        own: list[float | None] = [None] * len(node.operands)
         for slot, operand in enumerate(node.operands):
-            own.append(None)
             if not varies[operand]:
                 continue
             try:
@@ -231,11 +241,7 @@ def _backward(graph: Graph, values: list[float]) -> Passes:
             except (ZeroDivisionError, OverflowError, ValueError):
                 slope = total = math.nan
             if not math.isfinite(total):
-                name = nodes[operand].name
-                bounded = math.isfinite(slope)
-                what = f"makes the gradient of {name} overflow" if bounded else f"has no finite slope by {name}"
-                problem = f"{describe(node, graph)} {what}{_at(node, graph, values)}"
-                raise ExpressionError(graph.text, node.place, problem)
+                raise _no_gradient(graph, node, operand, values, overflows=math.isfinite(slope))
             own[slot], gradients[operand] = slope, total
             terms = abs(slope) + operation.torch_terms(*arguments) + SMALLEST
             bounds[operand] += ROUNDING * terms * abs(gradient) + ROUNDING * (abs(total) + SMALLEST)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -50,7 +51,10 @@ RESUMED = Whole(
 
 class DurableCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its final place and renames it: whole or not at all. Lightning's own stages the file
-    in the system's temporary directory, which may be another disk."""
+    in the system's temporary directory, which may be another disk. The first one is tried: what cannot be read again
+    would be found at the end of all epochs."""
+
+    _read_back = False
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -58,7 +62,24 @@ class DurableCheckpointIO(TorchCheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()  # in memory first: torch.save turns a full disk into an error that does not say so
         torch.save(checkpoint, content)
+        if not self._read_back and (reason := not_storable(checkpoint)) is not None:
+            problem = f"could not be read again: something in it is more than plain values and tensors ({reason})"
+            raise SettingError("run_dir", path, problem)
+        self._read_back = True
         durable_write(Path(path), content.getvalue())
+
+
+def not_storable(state: Any) -> str | None:
+    """Why a state could not be read from a checkpoint; None where it could."""
+    content = io.BytesIO()
+    try:
+        torch.save(state, content)
+        content.seek(0)
+        torch.load(content, weights_only=True)
+    except Exception as error:  # pickle and torch.load raise almost anything
+        found = re.search(r"(?:GLOBAL |pickle )([^\n]*?)(?: was not|$)", str(error), re.MULTILINE)
+        return found[1] if found else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return None
 
 
 def read_file(path: Path, setting: str) -> Any:

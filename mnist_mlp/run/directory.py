@@ -159,7 +159,7 @@ class RunDirectory:
 
 def refuse_other_settings(path: Path, config: DictConfig) -> bool:
     """Compares the configuration of the run in a directory, if it holds one, with the one asked for, whose
-    `trainer.steps=auto` becomes the record's.
+    `trainer.steps=auto` becomes the record's, and so does `portable`, where the record is older than that.
 
     Returns:
         Whether more epochs are asked for than before.
@@ -182,7 +182,9 @@ def refuse_other_settings(path: Path, config: DictConfig) -> bool:
     if others:
         raise SettingError("run_dir", path, f"{was_run_with(others)}: keep that, or give another run_dir")
     if config.trainer.steps == "auto":
-        config.trainer.steps = upgraded(flatten(recorded))[STEPS]
+        config.trainer.steps = upgraded(flatten(recorded)).get(STEPS, "eager")
+    if "portable" not in recorded:
+        config.portable = False
     return bool(longer)
 
 

@@ -1,6 +1,5 @@
 """A configuration as Hydra's compose API gives it, outside of a Hydra application."""
 
-from importlib.resources import files
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -8,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.run.groups import EXPERIMENTS, configured
 from mnist_mlp.run.identity import complete, other_experiment
-from mnist_mlp.settings import flatten, name_network, settle, without_hydra
+from mnist_mlp.settings import flatten, name_network, options, settle, without_hydra
 
 UNNAMED = "custom"  # an experiment that is none of this package's
 
@@ -38,19 +37,23 @@ def settings_of(config: DictConfig) -> DictConfig:
 
 def _name(settings: DictConfig) -> None:
     unnamed = [name for name in ("experiment", "network") if OmegaConf.is_interpolation(settings, name)]
-    if not unnamed:
-        return
     for name in unnamed:
         settings[name] = UNNAMED
-    resolved: Any = OmegaConf.to_container(settings, resolve=True)
-    if "network" in unnamed:
-        ours = [file.name.removesuffix(".yaml") for file in (files("mnist_mlp.conf") / "model").iterdir()]
-        named = [name for name in sorted(ours) if name_network(name, flatten(resolved)) == name]
-        settings.network = named[0] if named else name_network("network_a", flatten(resolved))
-    if "experiment" in unnamed:
-        given = {experiment: configured(experiment, "network_a") or {} for experiment in EXPERIMENTS}
-        decided = {name for one in given.values() for name in other_experiment(given[EXPERIMENTS[0]], one)}
-        for experiment, one in given.items():
-            if not decided & other_experiment(one, resolved).keys():
-                settings.experiment = experiment
-                break
+    if unnamed:
+        resolved: Any = OmegaConf.to_container(settings, resolve=True)
+        settings.update({name: NAMES[name](resolved) for name in unnamed})
+
+
+def _network(resolved: dict[str, Any]) -> str:
+    own = next((name for name in options("model") if name_network(name, flatten(resolved)) == name), None)
+    return own or name_network("network_a", flatten(resolved))
+
+
+def _experiment(resolved: dict[str, Any]) -> str:
+    given = {experiment: configured(experiment, "network_a") or {} for experiment in EXPERIMENTS}
+    decided = {name for one in given.values() for name in other_experiment(given[EXPERIMENTS[0]], one)}
+    fitting = (name for name, one in given.items() if not decided & other_experiment(one, resolved).keys())
+    return next(fitting, UNNAMED)
+
+
+NAMES = {"network": _network, "experiment": _experiment}

@@ -52,6 +52,11 @@ def not_portable(asked: bool, steps: str, device: torch.device, optimizer: Optim
         return "portable=false"
     if device.type != "cpu":
         return f"it runs on {device.type}"
+    return _not_portable_here() or _not_portable_steps(steps, optimizer)
+
+
+def _not_portable_here() -> str | None:
+    """As `not_portable`, of this machine and process."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return f"this CPU is {platform.machine()}, not x86-64"
     for name, value in PORTABLE.items():
@@ -63,13 +68,20 @@ def not_portable(asked: bool, steps: str, device: torch.device, optimizer: Optim
         return (
             f"PyTorch was imported before {', '.join(f'{name}={value}' for name, value in PORTABLE.items())} were set"
         )
+    return None
+
+
+def _not_portable_steps(steps: str, optimizer: Optimizer) -> str | None:
+    """As `not_portable`, of what makes the steps."""
+    if steps == "native":
+        return None
     if steps == "compiled":
         return "compiled steps are made for this CPU"
-    if steps == "eager" and not torch.backends.mkl.is_available():
+    if not torch.backends.mkl.is_available():
         return "this PyTorch computes without MKL"
-    if steps == "eager" and torch.get_num_threads() > 1:
+    if torch.get_num_threads() > 1:
         return f"eager steps depend on the number of threads, here {torch.get_num_threads()}"
-    if steps == "eager" and not optimizer.defaults.get("fused") and not isinstance(optimizer, WITHOUT_ROOTS):
+    if not optimizer.defaults.get("fused") and not isinstance(optimizer, WITHOUT_ROOTS):
         name = type(optimizer).__name__
         return f"{name} takes square roots from MKL, which differ between CPUs, unless optimizer.fused=true is possible"
     return None

@@ -21,7 +21,7 @@ class Whole(dict[str, Any]):
     """Of a mapping whose named fields must all be there."""
 
 
-def _rule(kind: type | tuple[type, ...], wanted: str, holds: Callable[[Any], bool] = lambda value: True) -> Rule:
+def _rule(kind: type | tuple[type, ...], wanted: str, holds: Callable[[Any], bool] = lambda _: True) -> Rule:
     """True and false are no numbers."""
     of_kind = kind if isinstance(kind, tuple) else (kind,)
     return Rule(
@@ -30,7 +30,7 @@ def _rule(kind: type | tuple[type, ...], wanted: str, holds: Callable[[Any], boo
     )
 
 
-ANYTHING = Rule(lambda value: True, "anything")
+ANYTHING = Rule(lambda _: True, "anything")
 TEXT = _rule(str, "a text")
 TRUTH = _rule(bool, "true or false")
 COUNT = _rule(int, "a whole number of at least 0", lambda value: 0 <= value < 2**64)

@@ -6,6 +6,7 @@ How jobs are run is a subclass's: local.py on this machine, slurm.py and ray.py 
 import contextlib
 import importlib
 import os
+import shlex
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from rich.console import Console
 
 from mnist_mlp.run.records import read_record
 from mnist_mlp.run.signals import StopSignals
@@ -83,6 +85,7 @@ class SweepLauncher(Launcher):
             finally:
                 with contextlib.suppress(SettingError):  # no job has left a record
                     summarise(directory)
+                    say_what_next(directory)
         if any(job.state == "failed" for job in source.jobs):
             self.hydra_context.callbacks.callbacks.insert(0, ExitAtEnd())  # Hydra ends with the first
         return [
@@ -133,6 +136,14 @@ class SweepLauncher(Launcher):
         log.touch()
         job.log_start, job.record_time = log.stat().st_size, record_time(job)
         return arguments, log
+
+
+def say_what_next(directory: Path) -> None:
+    """Prints the commands that show more of a sweep."""
+    console = Console(highlight=False)
+    for what, command in (("Watch", "mnist-tensorboard"), ("Results page", "mnist-report")):
+        line = f"{what}: {shlex.join((command, os.path.relpath(directory)))}"
+        console.print(line, soft_wrap=True, markup=False)
 
 
 class ExitAtEnd(Callback):

@@ -29,7 +29,7 @@ from mnist_mlp.settings import (
     TRUTH,
     SettingError,
     as_override,
-    check,
+    check_rules,
     end,
     flatten,
     no_such_setting,
@@ -89,7 +89,7 @@ class CheckSearch(Callback):
 
 def check_search(config: DictConfig) -> None:
     """Raises: SettingError, where this composed configuration of a sweep asks for a search that cannot be made."""
-    check(config, SEARCH_RULES)
+    check_rules(config, SEARCH_RULES)
     chosen = config.hydra.runtime.choices["hydra/launcher"]
     if chosen != "process":
         raise SettingError("hydra/launcher", chosen, "must be process for a search, which starts and stops its trials")

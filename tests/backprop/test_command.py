@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_mlp.backprop.command import quote_for_hydra
-from mnist_mlp.settings import BACKPROP_RULES, check, compose_config
+from mnist_mlp.settings import BACKPROP_RULES, check_rules, compose_config
 
 FILES = {"derivation.md", "derivation.tex", "graph.dot", "graph.png", "graph.svg"}
 
@@ -122,7 +122,7 @@ def test_torch_is_not_imported_before_it_is_needed(tmp_path: Path, arguments: li
 
 def test_the_defaults_follow_every_rule() -> None:
     config = compose_config([], "backprop")
-    check(config, BACKPROP_RULES)
+    check_rules(config, BACKPROP_RULES)
     assert not [name for name in BACKPROP_RULES if name.partition(".")[0] not in config]
 
 

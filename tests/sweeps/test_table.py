@@ -5,16 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import ON_TERMINAL, Command
+from rich.console import Console
 
 from mnist_mlp.run.directory import metrics_csv
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.run.records import read_runs
-from mnist_mlp.sweeps.table import result, results
+from mnist_mlp.sweeps.table import result, results, view
 
 TEST = dict.fromkeys(("accuracy", "precision", "recall", "f1", "loss"), 0.5)
 
@@ -79,6 +81,15 @@ def test_what_does_not_vary_is_no_column(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", model="network_b", lr=1)  # follows from the model
     assert "optimizer.lr" not in results(read_runs(tmp_path))[0]
+
+
+def test_a_table_with_both_readings_of_experiment_2_says_which_is_which(tmp_path: Path) -> None:
+    for number, experiment in enumerate(("baseline", "dropout_scheduler", "dropout_as_run")):
+        make_run(tmp_path / experiment, experiment=experiment)
+        shown = Console(width=200, file=StringIO())
+        shown.print(view(read_runs(tmp_path)))
+        text = shown.file.getvalue()  # type: ignore[attr-defined]
+        assert ("dropout_as_run repeats the original report's Experiment 2 as its code ran" in text) == (number == 2)
 
 
 def test_runs_that_are_not_complete_are_shown_as_what_they_are(command: Command, tmp_path: Path) -> None:

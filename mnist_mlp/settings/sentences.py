@@ -1,0 +1,153 @@
+"""How a command ends where something cannot be used: with one sentence on standard error, and a status."""
+
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import yaml
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mnist_mlp.settings.checks import no_such_setting
+from mnist_mlp.settings.composed import compose_config, groups
+from mnist_mlp.settings.rules import GIVEN_TO_TRAINER, TRAINER
+from mnist_mlp.settings.values import NonFiniteLossError, SettingError, flatten
+from mnist_mlp.signatures import parameters
+from mnist_mlp.surroundings import CLOSED_PIPE, OUTPUT, PLACE_ERRORS, place_problem, settle_in
+
+# Set by the user to see tracebacks; read once, because `one_sentence` sets it for Hydra.
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+
+@contextmanager
+def one_sentence(application: str = "train") -> Iterator[None]:
+    """Ends the process with one sentence on standard error and status 1 where a setting cannot be used.
+
+    With HYDRA_FULL_ERROR=1 the traceback is printed as well. An unknown setting is looked for among `application`'s.
+    Ctrl-C ends it quietly, with status 130.
+    """
+    settle_in()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over, in place of printing them its own way
+    try:
+        yield
+    except (
+        SettingError,
+        NonFiniteLossError,
+        HydraException,
+        OmegaConfBaseException,
+        yaml.YAMLError,
+        UnicodeDecodeError,
+    ) as error:
+        end(error, application)
+    except ValueError as error:
+        if not str(error).startswith("Config group override must be"):  # of a group of the user's own
+            raise
+        end(error, application)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename == OUTPUT:
+            sys.exit(CLOSED_PIPE)
+        if error.errno not in PLACE_ERRORS:
+            raise
+        end(error, application)
+    except KeyboardInterrupt:  # where no run has taken over Ctrl-C
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        if not FULL_ERROR:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+def end(error: Exception, application: str = "train") -> NoReturn:
+    """Prints what is wrong and exits with status 1."""
+    if FULL_ERROR:
+        traceback.print_exception(error)
+    print(sentence(error, application), file=sys.stderr)
+    sys.exit(1)
+
+
+def sentence(error: BaseException, application: str = "train") -> str:
+    """One sentence for an exception of ours, of Hydra's or of OmegaConf's."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, SettingError):
+        error = error.__cause__
+    if isinstance(error, SettingError):
+        return str(error)  # of an expression with a second line that points at the place
+    text = str(error)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: is not YAML ({error.problem})"
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+        return f"a configuration file is not YAML ({' '.join(text.split())})"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        group = "network" if application == "backprop" and group == "model" else group
+        options_there = ", ".join(sorted(error.options))
+        return f"{group}={option}: there is no such {group.removesuffix('s')}; choose one of {options_there}"
+    if isinstance(error, OSError):
+        return place_problem(error)
+    if isinstance(error, OverrideParseException):
+        return _not_an_override(str(error.override))
+    return _of_words(text, application) or " ".join(text.split())
+
+
+def _not_an_override(override: str) -> str:
+    name, equals, value = override.partition("=")
+    again = equals and "'" not in value
+    quoted = f"; a value with other characters is quoted twice: \"{name}='{value}'\"" if again else ""
+    return f"{override}: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]{quoted}"
+
+
+def _of_words(text: str, application: str) -> str | None:
+    """A sentence for what Hydra says in words of its own, without a class of exceptions for it."""
+    if several := re.match(
+        r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?: requires --multirun|\n|$)", text
+    ):
+        return f"{several[1]}: several values are a sweep: add -m; a single value that is a list stands in brackets"
+    if there := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"+{there[1]}: is in the configuration already: leave out the +"
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        return _unknown_setting(unknown[1], text, application)
+    if call := re.match(r"Error in call to target '(.+?)':\n(.+)\nfull_key: (.+)", text):
+        return f"{call[3]}: {call[1]} could not be made ({call[2]})"
+    return None
+
+
+def _unknown_setting(setting: str, text: str, application: str) -> str:
+    found = re.search(r"\+(\S+)$", text.strip())
+    given = found[1] if found else setting
+    if "No match in the defaults list" in text:
+        return f"{given}: {setting} is a group without a default: choose an option of it with +{given}"
+    if application == "train":
+        if (hint := _forgotten_plus(setting, given)) is not None:
+            return f"{given}: {hint}"
+        others = groups()
+    else:
+        others = ["network", "data"]
+    known = [*flatten(compose_config([], application)), *others]
+    if setting in known:  # was given a mapping
+        return f"{given}: a setting in it is not there yet: set each by itself, as in +{setting}.NAME=VALUE"
+    return f"{given}: {no_such_setting(setting, known, application)}"
+
+
+def _forgotten_plus(setting: str, given: str) -> str | None:
+    """What to say of a setting that is not in the configuration, where the class that is built takes it."""
+    group, _, name = setting.rpartition(".")
+    if group == "trainer" and name in GIVEN_TO_TRAINER:
+        return f"is not taken from the configuration: {GIVEN_TO_TRAINER[name]}"
+    target = TRAINER
+    if group != "trainer":
+        chosen = [argument for argument in sys.argv[1:] if argument.startswith(f"{group}=")]
+        try:
+            node = compose_config(chosen).get(group)
+        except HydraException:  # an option, or a directory, of the user's own
+            return None
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            return None
+        target = str(node._target_)
+    if name not in (parameters(target) or ()):
+        return None
+    return f"is not in the configuration yet, and {target.rpartition('.')[2]} takes it: add it with +{given}"
