@@ -17,7 +17,7 @@ from mnist_mlp.report.html import to_html
 from mnist_mlp.report.markdown import anchor, control, markdown_table, named, plain
 from mnist_mlp.report.original import original_runs, setup
 from mnist_mlp.report.sheet import Claim, several_tests
-from mnist_mlp.run.directory import durable_write
+from mnist_mlp.run.directory import durable_write, durable_write_all
 from mnist_mlp.run.groups import EXPERIMENTS, Variant, by_length, command, completed, damage, variants
 from mnist_mlp.run.records import Run
 from mnist_mlp.settings import SettingError, spelled
@@ -96,17 +96,21 @@ def write(page: Page, directory: Path) -> None:
     """Writes `report.md`, `report.html` and the figures; figures of an earlier page that are not in this one go."""
     figures = directory / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
-    drawn = {}
-    for picture in page.pictures:
-        for suffix, content in zip((".png", ".svg"), picture.render(), strict=True):
-            durable_write(figures / f"{picture.name}{suffix}", content)
-            drawn[f"{FIGURES}/{picture.name}{suffix}"] = content
+    drawn = {
+        f"{FIGURES}/{picture.name}{suffix}": content
+        for picture in page.pictures
+        for suffix, content in zip((".png", ".svg"), picture.render(), strict=True)
+    }
+    html = to_html(page.markdown, page.title, drawn)
+    # All of it or nothing: a full disk must not leave a page that shows another page's figures.
+    durable_write_all(
+        {directory / name: content for name, content in drawn.items()}
+        | {directory / "report.md": page.markdown.encode(), directory / "report.html": html.encode()}
+    )
     for old in figures.iterdir():
         ours = re.match(r"(figure_\d\d|all_runs|over_seeds|learning_rate).*\.(png|svg)$", old.name)
         if ours and f"{FIGURES}/{old.name}" not in drawn:
             old.unlink()
-    durable_write(directory / "report.md", page.markdown.encode())
-    durable_write(directory / "report.html", to_html(page.markdown, page.title, drawn).encode())
 
 
 def refuse_readme(readme: Path) -> None:

@@ -31,22 +31,41 @@ def durable_write(path: Path, content: bytes) -> None:
     Raises:
         OSError: the disk is full or the directory cannot be written; `path` is then what it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    durable_write_all({path: content})
+
+
+def durable_write_all(contents: Mapping[Path, bytes]) -> None:
+    """As `durable_write`, of several files of one directory, or of more: none is replaced before all are on disk.
+
+    Raises:
+        OSError: as there; every file is then what it was.
+    """
+    written: dict[Path, Path] = {}
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        for path, content in contents.items():
+            written[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            _write(written[path], content)
+        for path, temporary in written.items():
+            temporary.replace(path)
+    except BaseException as error:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(path)
         raise
-    if os.name == "posix":
-        directory = os.open(path.parent, os.O_RDONLY)
+    for place in {path.parent for path in contents} if os.name == "posix" else ():
+        directory = os.open(place, os.O_RDONLY)
         try:
-            os.fsync(directory)  # the rename itself
+            os.fsync(directory)  # the renames themselves
         finally:
             os.close(directory)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
