@@ -11,7 +11,7 @@ at-most = $(shell echo $$(( $(EPOCHS) < $(1) ? $(EPOCHS) : $(1) )))
 lacks = ! (for command in $(1); do command -v $$command >/dev/null || exit 1; done)
 APT_INSTALL := apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 
-.PHONY: help install sweep paper test test-browser test-portable test-slurm test-ray lint types torture lock benchmark tensorboard clean
+.PHONY: help install sweep paper test test-browser test-gpu test-portable test-slurm test-ray lint types torture lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -41,6 +41,9 @@ lint: .venv/installed  ## style and formatting, and that imports point one way
 
 types: .venv/installed  ## mypy, strict on the package
 	$(BIN)/mypy
+
+test-gpu: .venv/installed  ## what only a GPU can show; elsewhere these tests are skipped
+	$(BIN)/pytest -m gpu tests/gpu
 
 test-slurm: .venv/installed  ## a sweep on a real Slurm of one node, installed with apt-get where it is not there; takes root
 	if $(call lacks,slurmctld mariadbd); then \

@@ -27,6 +27,7 @@ from mnist_mlp.backbone import MLP
 from mnist_mlp.datamodule import Batch, InOrder, Minibatches
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import OUR_BACKBONE, OUR_LOSS, NonFiniteLossError
+from mnist_mlp.steps.captured import CapturedSteps
 from mnist_mlp.steps.choice import Steps
 from mnist_mlp.steps.compiled import STEPS_PER_GRAPH, CompiledSteps
 from mnist_mlp.steps.means import EpochMeans
@@ -76,8 +77,8 @@ class Classifier(LightningModule):
         interval, frequency, monitor: of the scheduler's steps, as in Lightning's `lr_scheduler` configuration.
         seed: of the dropout masks.
         gradient_clip_val, gradient_clip_algorithm: as Lightning's Trainer takes them; None leaves it to the Trainer.
-        steps: None; or of groups, `eager`; `compiled`, see `CompiledSteps`; or `native`, see `NativeSteps`, which
-            evaluates too.
+        steps: None; or of groups, `eager`; `compiled`, see `CompiledSteps`; `captured`, on a CUDA device, see
+            `CapturedSteps`; or `native`, see `NativeSteps`, which evaluates too.
         threads: that native steps divide a minibatch between; the bits do not depend on it.
         before_step: called before each optimizer step, or group of them; what it raises ends the training there.
         hyperparameters: plain values, kept in every checkpoint under `hyper_parameters`; None: those that
@@ -122,6 +123,7 @@ class Classifier(LightningModule):
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.steps, self.threads = steps, threads
         self.compiled: CompiledSteps | None = None
+        self.captured: CapturedSteps | None = None
         self.native = NativeSteps(backbone, threads=threads) if steps == "native" else None
         self.active: list[Tensor] = []  # of native steps: the hidden units above 0 for the last batch evaluated
         self.metrics = MetricCollection(
@@ -187,6 +189,10 @@ class Classifier(LightningModule):
             self.compiled = CompiledSteps(
                 self.backbone, optimizer, self.loss, self.gradient_clip_val, self.gradient_clip_algorithm
             )
+        if self.steps == "captured":
+            self.captured = CapturedSteps(
+                self.backbone, optimizer, self.loss, self.gradient_clip_val, self.gradient_clip_algorithm
+            )
         if self.scheduler is None:
             return optimizer
         unknown = getattr(self.scheduler, "keywords", {}).get("total_steps", 0) is None
@@ -222,6 +228,12 @@ class Classifier(LightningModule):
             self.training_means.add_sums(group.loss, group.errors, group.samples)
             self._count_steps(group.steps)
             return None
+        if self.captured:
+            self.before_step()
+            made = self.captured(batch)
+            self.training_means.add(*made)
+            self._count_steps(len(made.losses))
+            return None
         all_losses, all_logits, all_labels = [], [], []
         remaining = iter(batch if isinstance(batch, Minibatches) else [batch])
         while some := list(islice(remaining, STEPS_PER_GRAPH if self.compiled else 1)):
@@ -231,8 +243,10 @@ class Classifier(LightningModule):
                 all_logits.append(logits)
                 all_labels.append(labels)
         # What the epoch's means need, once for the whole group: no .item(), logging or metric in the loop above.
-        sizes = torch.tensor([len(labels) for labels in all_labels], device=all_losses[0].device)
-        self.training_means.add(torch.stack(all_losses) * sizes, torch.cat(all_logits), torch.cat(all_labels))
+        losses = torch.stack(all_losses)
+        sizes = losses.new_full((len(losses),), len(all_labels[0]))  # on a GPU, without waiting for it
+        sizes[-1:] = len(all_labels[-1])  # the only one that may be smaller
+        self.training_means.add(losses * sizes, torch.cat(all_logits), torch.cat(all_labels))
         return None
 
     def configure_gradient_clipping(
@@ -276,6 +290,9 @@ class Classifier(LightningModule):
             loss, error = self.training_means.take()
             self._measure("train/loss", loss, prog_bar=True)
             self._measure("train/error", error)
+
+    def on_fit_end(self) -> None:
+        self.captured = None  # graphs hold memory of the device, and the weights leave it now
 
     def on_train_epoch_end(self) -> None:
         self.training_means = EpochMeans()  # of an epoch that was stopped within

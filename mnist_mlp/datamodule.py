@@ -55,8 +55,19 @@ class Minibatches:
             images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
             yield images if self.transform is None else self.transform(images, number), labels
 
+    def divided(self, count: int) -> tuple["Minibatches", "Minibatches"]:
+        """The first so many of them, and the rest."""
+        orders = torch.tensor_split(self.order, [count * self.batch_size])
+        one, other = (
+            Minibatches(self.images, self.labels, order, self.batch_size, first, self.transform)
+            for order, first in zip(orders, (self.first, self.first + count), strict=True)
+        )
+        return one, other
+
     def gathered(self) -> Batch:
         """All of them as one."""
+        if self.transform is None:
+            return self.images.index_select(0, self.order), self.labels.index_select(0, self.order)
         images, labels = zip(*self, strict=True)
         return torch.cat(images), torch.cat(labels)
 

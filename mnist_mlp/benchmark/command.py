@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mnist_mlp.run.directory import durable_write
-from mnist_mlp.settings import SettingError, make_directory, one_sentence
+from mnist_mlp.settings import SettingError, check_accelerator, make_directory, one_sentence
 
 PLAIN, JAX = "plain tensor loop", "JAX lax.scan"
 OURS = ("this project", "this project, compiled", "this project, eager")
@@ -36,6 +36,7 @@ SETUPS = {
     "Network A, dropout 0.3": ["model=network_a", "model.dropout=0.3"],
     "Network B, dropout 0.3": ["model=network_b", "model.dropout=0.3"],
 }
+ON_GPU = ("Network A", "Network B")  # of the setups, those that are measured there
 PEERS = {"scikit-learn": "sklearn", "jax": "jax"}  # the extra `benchmark`, by the names of their modules
 SECTIONS = ("peers", "sweep", "steady")
 
@@ -53,6 +54,9 @@ def main() -> None:
         "and one by one with two. steady: epoch 200 beside epoch 5. (default: all)",
     )
     parser.add_argument("--epochs", type=int, default=7, help="measured of each contender (default: %(default)s)")
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu"), default="cpu", help="gpu: peers, on CUDA's first GPU (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of each contender (default: %(default)s)")
     parser.add_argument("--output", metavar="DIR", type=Path, help="(default: logs/benchmark/ and the time)")
     arguments = parser.parse_args()
@@ -63,12 +67,18 @@ def main() -> None:
         for name in ("epochs", "threads"):
             if getattr(arguments, name) < 1:
                 raise SettingError(f"--{name}", getattr(arguments, name), "must be at least 1")
+        if arguments.device == "gpu":
+            check_accelerator("cuda")
+            if others := [section for section in arguments.sections if section != "peers"]:
+                raise SettingError("SECTION", others[0], "is measured on a CPU: with --device gpu give peers, or none")
+            arguments.sections = ["peers"]
         output = arguments.output or Path("logs/benchmark") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         make_directory(output, "--output")
-        sys.exit(benchmark(arguments.sections or SECTIONS, arguments.epochs, arguments.threads, output))
+        sections = arguments.sections or SECTIONS
+        sys.exit(benchmark(sections, arguments.epochs, arguments.threads, output, arguments.device))
 
 
-def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) -> int:
+def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path, device: str = "cpu") -> int:
     """Measures, prints tables and saves `benchmark.json` and `benchmark.png` in the directory `output`.
 
     Returns:
@@ -80,7 +90,7 @@ def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) 
 
     console = Console(width=max(Console().width, 120))  # for the tables
     results: dict[str, Any] = {
-        "device": device_name(torch.device("cpu")),
+        "device": device_name(torch.device("cuda" if device == "gpu" else "cpu")),
         "cores": os.cpu_count(),
         "threads": threads,
         "versions": versions() | {package: version(package) for package in PEERS if find_spec(PEERS[package])},
@@ -90,9 +100,13 @@ def benchmark(sections: Sequence[str], epochs: int, threads: int, output: Path) 
     if "peers" in sections:
         results["peers"] = {}
         for name, overrides in SETUPS.items():  # each is shown and saved as soon as it is measured
-            results["peers"][name] = measured = peers(name, epochs, threads, console)
-            console.print(seconds_table(name, measured))
-            if share := peak_share(overrides, after_the_first(measured).get(OURS[0], []), threads):
+            if device == "gpu" and name not in ON_GPU:
+                continue
+            results["peers"][name] = measured = peers(name, epochs, threads, console, device)
+            console.print(seconds_table(name, measured, digits=2 if device == "cpu" else 4))
+            if device == "cpu" and (
+                share := peak_share(overrides, after_the_first(measured).get(OURS[0], []), threads)
+            ):
                 results.setdefault("peak_share", {})[name] = share
                 console.print(f"{OURS[0]}: {share:.0%} of the fused multiply-adds that this processor can make")
             sys.stdout.flush()
@@ -151,13 +165,13 @@ def contenders(names: Sequence[str], overrides: Sequence[str], threads: int) -> 
             contender.close()
 
 
-def peers(setup: str, epochs: int, threads: int, console: Console) -> dict[str, list[Epoch]]:
+def peers(setup: str, epochs: int, threads: int, console: Console, device: str = "cpu") -> dict[str, list[Epoch]]:
     """The epochs of each contender; the first is a warm-up. They take turns, so that all see the same machine."""
-    from mnist_mlp.benchmark.peers import CONTENDERS, WITH_DROPOUT
+    from mnist_mlp.benchmark.peers import CONTENDERS, ON_GPU, WITH_DROPOUT
 
-    names = WITH_DROPOUT if "dropout" in setup else tuple(CONTENDERS)
+    names = WITH_DROPOUT if "dropout" in setup else tuple(ON_GPU if device == "gpu" else CONTENDERS)
     measured: dict[str, list[Epoch]] = {name: [] for name in names}
-    with contenders(names, SETUPS[setup], threads) as running:
+    with contenders(names, [*SETUPS[setup], f"trainer.accelerator={device}"], threads) as running:
         for number in range(epochs + 1):
             with console.status(f"{setup}: epoch {number} of {epochs}"):
                 for contender in list(running):
@@ -195,7 +209,7 @@ def peak_share(overrides: Sequence[str], epochs: Sequence[Epoch], threads: int) 
     return made / seconds / (threads * native.peak_rate())
 
 
-def seconds_table(setup: str, measured: dict[str, list[Epoch]]) -> Table:
+def seconds_table(setup: str, measured: dict[str, list[Epoch]], digits: int = 2) -> Table:
     """Seconds per epoch, fastest first, with ratios to JAX and to the plain loop in the same round. A whole epoch is
     compared with its own training.
 
@@ -207,9 +221,9 @@ def seconds_table(setup: str, measured: dict[str, list[Epoch]]) -> Table:
     rows = after_the_first(measured)
     for name, epochs in sorted(rows.items(), key=lambda row: median(epoch["train"] for epoch in row[1])):
         wholes = [epoch["whole"] for epoch in epochs]
-        cells = [spread([epoch["train"] for epoch in epochs])]
+        cells = [spread([epoch["train"] for epoch in epochs], digits)]
         cells += [spread(ratios(epochs, rows.get(other, []))) for other in (JAX, PLAIN)]
-        cells += ["", ""] if None in wholes else [spread(wholes), spread(ratios(epochs, epochs, "whole"))]
+        cells += ["", ""] if None in wholes else [spread(wholes, digits), spread(ratios(epochs, epochs, "whole"))]
         view.add_row(name, *cells)
     for name, epochs in measured.items():
         if "error" in epochs[-1]:
@@ -227,10 +241,10 @@ def ratios(epochs: Sequence[Epoch], others: Sequence[Epoch], key: str = "train")
     return [epoch[key] / other["train"] for epoch, other in zip(epochs, others, strict=False)]
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     if not values:
         return ""
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def chart(networks: dict[str, dict[str, list[Epoch]]], path: Path) -> None:
@@ -245,7 +259,7 @@ def chart(networks: dict[str, dict[str, list[Epoch]]], path: Path) -> None:
         names = sorted(seconds, key=lambda name: -seconds[name])
         colors = ["tab:orange" if name in OURS else "tab:gray" for name in names]
         bars = axes.barh(names, [seconds[name] for name in names], color=colors)
-        axes.bar_label(bars, fmt="%.2f", padding=3)
+        axes.bar_label(bars, fmt="%.3g", padding=3)
         axes.set(title=network, xlabel="seconds per training epoch")
         axes.margins(x=0.12)
         axes.spines[["top", "right"]].set_visible(False)
@@ -282,7 +296,7 @@ def steady(threads: int, console: Console, first: int = 5, late: int = 200, roun
     """Epoch `late` of this project beside epoch `first` of another run of it, in turns; and the memory between them."""
     results = {}
     for network in NETWORKS:
-        with contenders([OURS[0], OURS[0]], [f"model={network}"], threads) as (young, old):
+        with contenders([OURS[0], OURS[0]], [f"model={network}", "trainer.accelerator=cpu"], threads) as (young, old):
             with console.status(f"{network}: {late} epochs"):
                 past = [old.epoch() for _ in range(late - 1)]
                 for _ in range(first - 1):

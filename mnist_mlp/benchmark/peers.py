@@ -28,9 +28,11 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
 
-from mnist_mlp.datamodule import Batch, MNISTDataModule
+from mnist_mlp.classifier import CrossEntropy
+from mnist_mlp.datamodule import MINIBATCHES_PER_STEP, Batch, MNISTDataModule, TrainingEpoch
 from mnist_mlp.mnist.files import locate
 from mnist_mlp.settings import compose_config
+from mnist_mlp.steps.captured import CapturedSteps
 from mnist_mlp.train import train
 
 
@@ -101,15 +103,20 @@ def contend(name: str, overrides: Sequence[str], threads: int, connection: Conne
     """Runs one contender in this process, on as many processors as it has threads: JAX uses all that it sees.
 
     Args:
-        overrides: of `mnist-train`'s configuration, such as the network.
+        overrides: of `mnist-train`'s configuration, such as the network. With `trainer.accelerator=gpu` all processors
+            are left to it.
     """
-    if hasattr(os, "sched_setaffinity"):
+    config = compose_config(list(overrides))
+    on_gpu = device_of(config).type == "cuda"
+    if hasattr(os, "sched_setaffinity") and not on_gpu:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     torch.set_num_threads(threads)
+    os.environ["JAX_PLATFORMS"] = "cuda" if on_gpu else "cpu"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # else JAX takes most of the memory from the others
     warnings.simplefilter("ignore")  # advice, about data loader workers and the like
     logging.disable(logging.INFO)
     try:
-        CONTENDERS[name](Pace(connection), compose_config(list(overrides)))
+        (ON_GPU if on_gpu else CONTENDERS)[name](Pace(connection), config)
     except Exception as error:  # a peer's; the others go on without it
         connection.send({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
 
@@ -120,7 +127,7 @@ def this_project(pace: Pace, config: DictConfig, steps: str = "auto") -> None:
     connection = {"_target_": f"{peers}.Pace.over", "handle": pace.connection.fileno()}
     config.callbacks.timer = {"_target_": f"{peers}.Timer", "loss": "train/loss", "pace": connection}
     config.threads = torch.get_num_threads()
-    config.trainer.update(steps=steps, accelerator="cpu", max_epochs=1_000_000)
+    config.trainer.update(steps=steps, max_epochs=1_000_000)
     with tempfile.TemporaryDirectory() as directory:
         config.run_dir = f"{directory}/run"
         train(config)
@@ -128,13 +135,24 @@ def this_project(pace: Pace, config: DictConfig, steps: str = "auto") -> None:
 
 def plain_loop(pace: Pace, config: DictConfig) -> None:
     """The floor for eager PyTorch: tensors in memory, whole-batch indexing, fused Adam, nothing measured or logged."""
-    images, labels = tensors(config)["train"]
-    model = instantiate(config.model)
+    _loop(pace, config, lambda loss_of: loss_of)
+
+
+def torch_compile(pace: Pace, config: DictConfig) -> None:
+    """The same loop with `torch.compile(mode="reduce-overhead")`: forward and backward as CUDA graphs of its own."""
+    _loop(pace, config, partial(torch.compile, mode="reduce-overhead", dynamic=False))
+
+
+def _loop(pace: Pace, config: DictConfig, compiled: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]) -> None:
+    device = device_of(config)
+    images, labels = (part.to(device) for part in tensors(config)["train"])
+    model = instantiate(config.model).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer.lr, fused=True)
+    loss_of = compiled(lambda images, labels: F.cross_entropy(model(images), labels))
     while True:
         with pace.epoch() as said:
-            for index in torch.split(torch.randperm(len(labels)), config.data.batch_size):
-                loss = F.cross_entropy(model(images[index]), labels[index])
+            for index in torch.split(torch.randperm(len(labels), device=device), config.data.batch_size):
+                loss = loss_of(images[index], labels[index])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -229,6 +247,8 @@ def jax_scan(pace: Pace, config: DictConfig) -> None:
     import jax
     import jax.numpy as jnp
 
+    # float32, as here: on a GPU it would take TF32.
+    jax.config.update("jax_default_matmul_precision", "highest")  # type: ignore[no-untyped-call]
     batch_size, lr, dropout = config.data.batch_size, config.optimizer.lr, config.model.dropout
     flat, labels = (jnp.array(part.numpy()) for part in tensors(config)["train"])
     images = flat.reshape(len(labels), -1)
@@ -271,6 +291,30 @@ def jax_scan(pace: Pace, config: DictConfig) -> None:
             said["loss"] = float(mean)  # waits for the result
 
 
+def captured_alone(pace: Pace, config: DictConfig) -> None:
+    """The training epoch of this project without all that is around it, timed by the GPU's own clock."""
+    device = device_of(config)
+    images, labels = (part.to(device) for part in tensors(config)["train"])
+    model = instantiate(config.model).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer.lr, fused=True)
+    steps = CapturedSteps(model, optimizer, CrossEntropy())
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    epoch = TrainingEpoch(
+        images,
+        labels,
+        config.data.batch_size,
+        lambda: torch.randperm(len(labels), device=device),
+        group=MINIBATCHES_PER_STEP,
+    )
+    while True:
+        pace.wait()
+        start.record()
+        losses = [steps(group).losses.sum() for group in epoch]
+        end.record()
+        loss = torch.stack(losses).sum().item() / len(labels)
+        pace.report(start.elapsed_time(end) / 1000, loss)
+
+
 def arithmetic(pace: Pace, config: DictConfig) -> None:
     """The epoch's matrix products alone, at the rate of a large one (1,024 cubed), which is measured each time."""
     linears = [layer for layer in instantiate(config.model).layers if isinstance(layer, torch.nn.Linear)]
@@ -297,7 +341,17 @@ CONTENDERS: dict[str, Callable[[Pace, DictConfig], None]] = {
     "conventional Lightning": conventional_lightning,
     "torchvision pipeline": torchvision_pipeline,
 }
+ON_GPU: dict[str, Callable[[Pace, DictConfig], None]] = {
+    **{name: CONTENDERS[name] for name in ("this project", "this project, eager", "plain tensor loop", "JAX lax.scan")},
+    "torch.compile": torch_compile,
+    "its steps alone": captured_alone,
+}
 WITH_DROPOUT = ("this project", "this project, compiled", "this project, eager", "plain tensor loop", "JAX lax.scan")
+
+
+def device_of(config: DictConfig) -> torch.device:
+    """Where a contender trains: on a GPU where the configuration asks for one by name."""
+    return torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
 
 
 def tensors(config: DictConfig) -> dict[Any, Batch]:

@@ -161,7 +161,7 @@ def check(config: DictConfig) -> None:
     check_rules(config, rules_of(config))
     _refuse_numbers(config)
     steps = config.get("trainer", {}).get("steps")
-    if steps in ("native", "compiled"):
+    if steps in ("native", "captured", "compiled"):
         refused = single_steps(config) or (other_loss(config) if steps == "native" else None)
         if refused:
             raise SettingError("trainer.steps", steps, f"{refused}; trainer.steps=auto does without")

@@ -91,7 +91,7 @@ RULES: dict[str, Rule] = {
     "trainer.devices": Rule(lambda value: value == 1 and is_number(value), f"1: {ONE_DEVICE}"),
     "trainer.num_nodes": Rule(lambda value: value == 1 and is_number(value), f"1: {ONE_DEVICE}"),
     "trainer.strategy": Rule(lambda value: value == "auto", f"auto: {ONE_DEVICE}"),
-    "trainer.steps": _choice("auto", "native", "compiled", "eager"),
+    "trainer.steps": _choice("auto", "native", "captured", "compiled", "eager"),
     "trainer.deterministic": Rule(lambda value: value == "warn" or isinstance(value, bool), "true, false or warn"),
     "trainer.limit_train_batches": _optional(LIMIT),
     "trainer.limit_val_batches": _optional(

@@ -9,6 +9,7 @@ kernel/random.h    Philox, for dropout's masks
 kernel/vector.h    vectors of any width, exp and log
 kernel/steps.cpp   what Python calls: memory, threads, and the choice of a code path
 kernel/*.cpp       the other three: one compilation of network.h for each code path
+captured.py        the steps of a group as one CUDA graph
 compiled.py        several steps of any backbone as one graph of TorchInductor
 means.py           sums of losses and errors over an epoch
 """

@@ -19,10 +19,10 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from mnist_mlp.settings import SettingError, other_loss, single_steps
-from mnist_mlp.steps import native
+from mnist_mlp.settings import OUR_LOSS, SettingError, other_loss, single_steps
+from mnist_mlp.steps import captured, native
 
-Steps = Literal["eager", "compiled", "native"]
+Steps = Literal["eager", "compiled", "native", "captured"]
 
 # Of a callback: who has one of these looks at single minibatches, or at what happens within a step.
 STEP_HOOKS = (
@@ -47,8 +47,8 @@ class Choice(NamedTuple):
 
 
 def choose(config: DictConfig, backbone: nn.Module, optimizer: Optimizer, callbacks: Mapping[str, Callback]) -> Choice:
-    """The steps to make: what `trainer.steps` asks for, or where that is `auto`, native ones if they can be made, else
-    eager ones.
+    """The steps to make: what `trainer.steps` asks for, or where that is `auto`, captured ones on a CUDA device and
+    native ones on a CPU if they can be made, else eager ones.
 
     Args:
         config: of the run.
@@ -59,16 +59,24 @@ def choose(config: DictConfig, backbone: nn.Module, optimizer: Optimizer, callba
         What to do. Where something looks at single minibatches, steps are not made in groups.
 
     Raises:
-        SettingError: native or compiled steps were asked for, and cannot be made.
+        SettingError: native, captured or compiled steps were asked for, and cannot be made.
     """
     asked = config.trainer.steps
     single = single_steps(config) or _looks_closely(callbacks)
     if isinstance(optimizer, LBFGS):
         single = "LBFGS looks at the loss several times a step"
+    fast: Steps = ("captured" if _on_cuda(config) else "native") if asked == "auto" else asked
     refused, missing = single, None
-    if not refused and asked in ("auto", "native"):
+    if not refused and fast == "native":
         refused, missing = _not_native(config, backbone, optimizer)
-    if asked in ("native", "compiled") and (refused or missing):
+    if not refused and fast == "captured":
+        refused = None if _on_cuda(config) else "the device is no CUDA device"
+        refused = refused or captured.supports(backbone, optimizer)
+        if not refused and asked == "auto":
+            loss = str(config.get("loss", {}).get("_target_", OUR_LOSS))
+            missing = captured.surely_supports(backbone, loss)
+            missing = missing and f"{missing}; if not, trainer.steps=captured is faster"
+    if asked in ("native", "compiled", "captured") and (refused or missing):
         raise SettingError("trainer.steps", asked, f"{refused or missing}; trainer.steps=auto does without")
     if asked == "compiled":
         return Choice("compiled", True)
@@ -78,7 +86,16 @@ def choose(config: DictConfig, backbone: nn.Module, optimizer: Optimizer, callba
         )
     if missing and asked == "auto":
         return Choice("eager", True, f"Steps are eager, which takes two to four times as long: {missing}")
-    return Choice("eager" if asked == "eager" or refused else "native", True)
+    return Choice("eager" if refused else fast, True)
+
+
+def _on_cuda(config: DictConfig) -> bool:
+    """Whether the run's device is a CUDA device."""
+    accelerator = config.trainer.accelerator
+    # As Lightning chooses: where there is an MPS device, auto and gpu are that.
+    return accelerator == "cuda" or (
+        accelerator in ("auto", "gpu") and torch.cuda.is_available() and not torch.backends.mps.is_available()
+    )
 
 
 def _not_native(config: DictConfig, backbone: nn.Module, optimizer: Optimizer) -> tuple[str | None, str | None]:

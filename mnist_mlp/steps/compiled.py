@@ -135,9 +135,11 @@ class CompiledSteps:
         """
         images, labels = (list(part) for part in zip(*minibatches, strict=True))
         options = self.optimizer.param_groups[0]
-        numbers = images[0].new_tensor(
-            [self.numbers(step + number, options) for number in range(1, len(minibatches) + 1)]
-        )
+        numbers = torch.tensor(
+            [self.numbers(step + number, options) for number in range(1, len(minibatches) + 1)],
+            dtype=images[0].dtype,
+            pin_memory=images[0].is_cuda,  # then the copy to the device does not wait for it
+        ).to(images[0].device, non_blocking=True)
         constants = images[0].shape, [value for name, value in options.items() if name not in ("params", "lr")]
         if self._graph is None or self._written_in != constants:
             self._graph = self._compile(numbers, images, labels)

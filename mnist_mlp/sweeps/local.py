@@ -14,6 +14,9 @@ from mnist_mlp.sweeps.machine import cores, gpus, out_of_memory_kills
 from mnist_mlp.sweeps.process import GRACE, LOST, ask_to_stop, cause, kill, start, start_server, wait_for_any
 from mnist_mlp.sweeps.view import SweepView
 
+# Jobs for each GPU. Their kernels take turns on it, so more at a time pay only where one leaves it idle, and a run does
+# that about half of the time, with validation, records and pictures. Each takes a gigabyte of its memory.
+PER_GPU = 4
 POLL = 0.2  # seconds between two looks at the signals and the jobs' records; the end of a process is seen at once
 
 
@@ -24,7 +27,7 @@ class ProcessLauncher(SweepLauncher):
     fails, and the other jobs go on.
 
     Args:
-        jobs: how many at a time; None for the cores divided by the threads of a job, or one for each of several GPUs.
+        jobs: how many at a time; None for the cores divided by the threads of a job, and at most four on each GPU.
         retries: how often a job that failed is started again.
         fail_fast: whether the first failure stops the others.
     """
@@ -66,10 +69,9 @@ class ProcessLauncher(SweepLauncher):
 
     def _fitting(self, source: JobSource, devices: Sequence[str]) -> int:
         """How many jobs this machine feeds at a time."""
-        if len(devices) > 1:
-            return len(devices)
         threads = max((job.threads or cores() for job in source.jobs), default=self.config.threads or cores())
-        return max(1, cores() // threads)
+        fed = max(1, cores() // threads)
+        return min(fed, PER_GPU * len(devices)) if devices else fed
 
     def _prepare(self, source: JobSource) -> None:
         """Starts the server of the jobs' processes, where there will be any."""

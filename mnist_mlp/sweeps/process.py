@@ -34,6 +34,8 @@ def start_server(command: Command, threads: int | None, portable: bool) -> None:
         # A killed job leaves a lock of tqdm's, which Python would tell the user of at the end.
         ignored = ["ignore:resource_tracker:UserWarning", *filter(None, [os.environ.get("PYTHONWARNINGS")])]
         os.environ["PYTHONWARNINGS"] = ",".join(reversed(ignored))
+        # Whether there is a GPU is asked of its driver's library: CUDA itself, once started here, fails in every fork.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         os.environ["PYTHONSAFEPATH"] = "1"  # the server would import a random.py of the working directory's
         multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, command.__module__])
         # The server ignores Ctrl-C, which reaches it as well.

@@ -44,6 +44,11 @@ class RayLauncher(ClusterLauncher):
         import ray
 
         arguments: Any = OmegaConf.to_container(config.hydra.launcher.ray, resolve=True)
+        if config.trainer.accelerator in ("gpu", "cuda") and not arguments["remote"].get("num_gpus"):
+            problem = (
+                f"Ray hides every GPU from such a job, and trainer.accelerator={config.trainer.accelerator} takes "
+            )
+            raise SettingError("hydra.launcher.ray.remote.num_gpus", 0, f"{problem}one: give 1, or less to share one")
         address = arguments["init"].get("address")
         try:
             if port := re.search(r"([^/:]+):(\d+)$", address or ""):  # Ray itself would try for many minutes

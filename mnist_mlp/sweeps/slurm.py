@@ -58,6 +58,11 @@ class SlurmLauncher(ClusterLauncher):
             problem = f"Slurm's accounting is off or out of reach ({_said(accounting)}): without it nothing tells of a "
             raise refused("submitit_slurm", f"{problem}job that was killed; have slurmdbd running, or leave this out")
         parameters: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+        if config.trainer.accelerator in ("gpu", "cuda") and parameters["gpus_per_node"] is None:
+            problem = (
+                f"a job sees no GPU that it has not asked for, and trainer.accelerator={config.trainer.accelerator}"
+            )
+            raise SettingError("hydra.launcher.gpus_per_node", None, f"{problem} takes one: give 1, or 0 if they do")
         del parameters["_target_"]
         folder = Path(parameters.pop("submitit_folder"))
         executor = _executor(str(folder), parameters.pop("max_num_timeout"), parameters)

@@ -58,7 +58,7 @@ def test_a_peer_trains(tiny: list[str], train: Callable[[peers.Pace, DictConfig]
 
 def test_this_project_is_measured_through_mnist_train() -> None:
     """In a process of its own, as the benchmark does; its whole epoch has the training epoch in it."""
-    contender = Contender("this project", ["model.hidden=[8]"], threads=1)
+    contender = Contender("this project", ["model.hidden=[8]", "trainer.accelerator=cpu"], threads=1)
     try:
         first, second = contender.epoch(), contender.epoch()
     finally:
