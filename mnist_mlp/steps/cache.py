@@ -1,9 +1,12 @@
 """TorchInductor's cache on disk: what a power cut or a full disk left of a compiled object is thrown away."""
 
 import struct
+import time
 from pathlib import Path
 
 ELF = b"\x7fELF\x02\x01"  # of 64 bits, little-endian: Linux on x86-64 and 64-bit ARM
+
+SETTLED = 10.0  # seconds after which nobody is still writing an object
 
 
 def remove_damaged(cache: Path) -> list[Path]:
@@ -19,6 +22,8 @@ def remove_damaged(cache: Path) -> list[Path]:
     removed = []
     for path in cache.rglob("*.so"):
         try:
+            while not _is_whole(path) and time.time() - path.stat().st_mtime < SETTLED:
+                time.sleep(0.2)  # another run may be at it
             if not _is_whole(path):
                 path.unlink()
                 removed.append(path)
