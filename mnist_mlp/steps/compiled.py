@@ -185,8 +185,8 @@ class CompiledSteps:
                 "trainer.steps",
                 "compiled",
                 f"{type(self.backbone).__name__} could not be compiled ({type(error).__name__}: {reason}): it takes a "
-                f"C++ compiler, such as g++, with Python's headers, and a cache that is not damaged, as {cache} may be: "
-                "then delete that; trainer.steps=eager needs neither",
+                "C++ compiler, such as g++, with Python's headers, and no damaged cache (if it may be, delete "
+                f"{cache}); trainer.steps=eager needs none",
             ) from error
 
     def _steps(
