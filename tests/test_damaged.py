@@ -14,7 +14,7 @@ import shutil
 import signal
 import sqlite3
 import sys
-import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from mnist_mlp import compare, rerun
+from mnist_mlp.classes import check_classes
 from mnist_mlp.cli import arranged
 from mnist_mlp.digits import NoDigitError, field_of, read_image
 from mnist_mlp.evaluate import evaluate, load_classifier
@@ -37,9 +38,11 @@ from mnist_mlp.report import command as report
 from mnist_mlp.report import page
 from mnist_mlp.run.checkpoint import read_resumable
 from mnist_mlp.run.directory import LAST, refuse_other_settings
+from mnist_mlp.run.groups import damage
 from mnist_mlp.run.notebook import settings_of
-from mnist_mlp.run.records import load_settings, read_record, read_runs
-from mnist_mlp.settings import SettingError, compose_config, sentence
+from mnist_mlp.run.records import load_settings, read_runs
+from mnist_mlp.settings import SettingError, compose_config, flatten, sentence
+from mnist_mlp.sweeps import table
 from mnist_mlp.sweeps.study import STUDY, close, conclude, open_study
 from mnist_mlp.tensorboard.serve import contents
 
@@ -253,7 +256,7 @@ def test_what_is_no_file_is_not_waited_for(finished: Finished, tmp_path: Path, w
         with impatient(), pytest.raises(SettingError, match=f"has a {name} that is no ordinary file"):
             refuse_other_settings(path, config)
         if name.endswith("ckpt"):
-            with impatient(), pytest.raises(SettingError, match="CHECKPOINT=.*: cannot be read"):
+            with impatient(), pytest.raises(SettingError, match=r"CHECKPOINT=.*: cannot be read"):
                 load_classifier(path / name)
     events = tmp_path / "train.log" / "tensorboard"
     put(next(events.rglob("*tfevents*")), what)
@@ -263,20 +266,6 @@ def test_what_is_no_file_is_not_waited_for(finished: Finished, tmp_path: Path, w
     put(tmp_path / STUDY, what)
     with impatient(), pytest.raises(SettingError, match=r"sweep=.*study\.db: is no ordinary file"):
         conclude(tmp_path)
-
-
-def changed(content: Any, place: str, value: Any) -> Any:
-    """A copy of nested mappings with another value at `a.b.c`; ... removes it."""
-    first, _, rest = place.partition("/")
-    key: Any = int(first) if isinstance(content, list) else first
-    copy = list(content) if isinstance(content, list) else dict(content)
-    if rest:
-        copy[key] = changed(content[key], rest, value)
-    elif value is ...:
-        del copy[key]
-    else:
-        copy[key] = value
-    return copy
 
 
 LOST: dict[str, Any] = {
@@ -394,22 +383,37 @@ def test_a_damaged_study_is_one_sentence(tmp_path: Path) -> None:
 # Made up.
 
 JUNK: tuple[Any, ...] = (
-    *(None, True, -1, 0, 2, 0.5, 1e308, -1e308, math.nan, math.inf, 2**63, 2**70, "", "x", "1", "nan", "\ud800", "${a}"),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        2,
+        0.5,
+        1e308,
+        -1e308,
+        math.nan,
+        math.inf,
+        2**63,
+        2**70,
+        "",
+        "x",
+        "1",
+        "nan",
+        "\ud800",
+        "${a}",
+    ),
     *([], {}, [[]], [None], {"": {}}, {"_target_": "os.mkdir"}, "a" * 10_000, [0] * 1000),
 )
 
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> Callable[[int], Iterator[random.Random]]:
-    """So many generators, each with a seed of its own, which a failure names."""
+    """So many generators, each with a seed of its own: a failure names its number."""
 
     def made(count: int) -> Iterator[random.Random]:
         for number in range(count * request.config.getoption("--fuzz")):
-            seed = f"{request.config.getoption('--fuzz-seed')} {request.node.name} {number}"
-            try:
-                yield random.Random(seed)
-            finally:
-                pass
+            yield random.Random(f"{request.config.getoption('--fuzz-seed')} {request.node.name} {number}")
 
     return made
 
@@ -450,7 +454,188 @@ def with_noise(content: bytes, chance: random.Random) -> bytes:
         elif kind == 2:
             damaged[at:at] = damaged[: chance.randrange(50)]
         elif kind == 3:
-            damaged[at:at] = chance.choice((b"\0", b"[" * 9, b"{", b'"', b"\n", b",", b"\xff", b": ", b"&a ", b"*a", b"1e999"))
+            damaged[at:at] = chance.choice(
+                (b"\0", b"[" * 9, b"{", b'"', b"\n", b",", b"\xff", b": ", b"&a ", b"*a", b"1e999")
+            )
         elif chance.random() < 0.2:
             del damaged[at:]
     return bytes(damaged)
+
+
+def alike(before: Any, now: Any) -> bool:
+    """Whether a value of this type may stand in place of the other: the oracle of what may be accepted."""
+    if isinstance(before, bool) or isinstance(now, bool):
+        return isinstance(before, bool) and isinstance(now, bool)
+    if isinstance(before, int | float):
+        return isinstance(now, int | float)
+    return type(before) is type(now)
+
+
+def one_sentence(error: Exception) -> None:
+    text = sentence(error)
+    assert text.strip()
+    assert "\n" not in text
+    assert len(text) < 1500, text[:300]
+
+
+def read_as_commands_do(directory: Path, other: Path) -> bool:
+    """Whether `mnist-report` and `mnist-compare` read the run `directory/run` without a word of damage."""
+    runs = read_runs(directory)
+    (run,) = (run for run in runs if run.name == "run")
+    made = page.compose(runs)
+    table.view(runs)
+    words = json.dumps([list(row.items()) for row in table.results(runs) if row["error"] and row["run"] == "run"])
+    try:
+        pair = compare.Pair(compare.Recorded(directory / "run"), compare.Recorded(other))
+        _ = [pair.verdict, *pair.circumstances(), *pair.largest()]
+        compared = True
+    except SettingError as error:
+        one_sentence(error)
+        compared = False
+    assert compared or run.damaged or damage(run) or not len(run.epochs), (
+        "the page does not say what mnist-compare says"
+    )
+    assert not run.damaged or "`run`" in made.markdown
+    return compared and words == "[]"
+
+
+def test_records_made_up(finished: Finished, tmp_path: Path, rounds: Callable[[int], Iterator[random.Random]]) -> None:
+    whole = make_run(tmp_path, "baseline", "A", 0, epochs=2)
+    for number, chance in enumerate(rounds(60)):
+        directory = tmp_path / str(number)
+        shutil.copytree(whole, directory / "whole")
+        run = copied(finished, directory / "run")
+        name = chance.choice(RECORD)
+        content, wrong = (run / name).read_bytes(), False
+        if name == "metrics.csv" and chance.random() < 0.7:
+            lines = [line.split(",") for line in content.decode().splitlines()]
+            row, column = chance.randrange(1, len(lines)), chance.randrange(len(lines[0]))
+            lines[row][column] = chance.choice(("", "x", "nan", "-1", "1e999", '"1"', "7", " ", "0x1", "1;2"))
+            wrong = lines[0][column] == "epoch" or lines[row][column] != "7" or lines[0][column] not in FREE
+            (run / name).write_text("\n".join(map(",".join, lines)) + "\n")
+        elif name != "metrics.csv" and chance.random() < 0.7:
+            before = json.loads(content) if name == "run.json" else yaml.safe_load(content)
+            changed, place, junk = with_junk(before, chance)
+            (run / name).write_text(json.dumps(changed))
+            old = before
+            for key in place:
+                old = old[key]
+            null = place[0] == "git" and junk is None
+            wrong = name == "run.json" and junk is not ... and not alike(old, junk) and not null
+        else:
+            (run / name).write_bytes(with_noise(content, chance))
+        with impatient():
+            try:
+                accepted = read_as_commands_do(directory, finished[0])
+            except Exception as error:
+                raise AssertionError(f"{number}: {name}: {(run / name).read_bytes()[:3000]!r}") from error
+            assert not (wrong and accepted), (number, (run / name).read_text()[:3000])
+        shutil.rmtree(directory)
+
+
+FREE = ("train/loss", "val/loss", "lr", "seconds")  # columns that may be 7
+
+
+def test_configurations_made_up(
+    finished: Finished,
+    told: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    rounds: Callable[[int], Iterator[random.Random]],
+) -> None:
+    for number, chance in enumerate(rounds(25)):
+        run = copied(finished, tmp_path / "run")
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        changed, place, junk = with_junk(config, chance)
+        (run / "config.yaml").write_text(json.dumps(changed))
+        status, out, err = told(rerun.main, run, "--run-dir", "again", *(["--trust"] if chance.random() < 0.5 else []))
+        assert (status, out, err.count("\n")) == (1, "", 1), (number, place, junk, out, err)
+        assert not (tmp_path / "again").exists()
+        shutil.rmtree(run)
+
+
+def test_checkpoints_made_up(
+    finished: Finished, tmp_path: Path, rounds: Callable[[int], Iterator[random.Random]]
+) -> None:
+    content = (finished[0] / LAST).read_bytes()
+    whole = torch.load(finished[0] / LAST, weights_only=True)
+    plain = {key: value for key, value in whole.items() if key in ("epoch", "hyper_parameters", "lr_schedulers")}
+    path = tmp_path / "c.ckpt"
+    for number, chance in enumerate(rounds(40)):
+        by_bytes = chance.random() < 0.5
+        if by_bytes:
+            path.write_bytes(with_noise(content, chance))
+        else:
+            torch.save(whole | with_junk(plain, chance)[0], path)
+        with impatient():
+            try:
+                classifier = load_classifier(path)
+                read_resumable(path, "run_dir")
+                if not by_bytes and number % 4 == 0:
+                    evaluate(classifier, "test", str(whole["hyper_parameters"]["data"]["root"]))
+            except SettingError as error:
+                one_sentence(error)
+                continue
+            except Exception as error:
+                raise AssertionError(f"{number}: {torch.load(path)['hyper_parameters']}") from error
+        for name, tensor in whole["state_dict"].items():
+            assert torch.equal(classifier.state_dict()[name], tensor), number
+
+
+def test_images_made_up(tmp_path: Path, rounds: Callable[[int], Iterator[random.Random]]) -> None:
+    for number, chance in enumerate(rounds(40)):
+        size = chance.choice(((1, 1), (1, 90), (3, 2), (28, 28), (40, 30), (300, 4)))
+        generator = np.random.default_rng(chance.randrange(2**32))
+        mode = chance.choice(("L", "RGB", "RGBA", "1", "I;16", "P"))
+        pixels = generator.integers(0, chance.choice((2, 200, 256)), (*size, 4), dtype=np.uint8)
+        if chance.random() < 0.5:
+            pixels[size[0] // 4 : size[0] // 2 + 1, size[1] // 3 : size[1] // 2 + 1] = 255
+        made = Image.fromarray(pixels, "RGBA") if mode == "I;16" else Image.fromarray(pixels, "RGBA").convert(mode)
+        if mode == "I;16":
+            made = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257)
+        content = io.BytesIO()
+        made.save(content, "JPEG" if mode in ("L", "RGB") and chance.random() < 0.5 else "PNG")
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(with_noise(content.getvalue(), chance) if chance.random() < 0.7 else content.getvalue())
+        with impatient():
+            try:
+                field = field_of(read_image(path))
+            except (SettingError, NoDigitError) as error:
+                one_sentence(error)
+            except Exception as error:
+                raise AssertionError(f"{number}: {size}, {mode}") from error
+            else:
+                assert field.shape == (28, 28)
+                assert np.isfinite(field).all()
+
+
+VALUES = (
+    *("null", "true", "-1", "0", "2", "0.5", "1e308", "nan", "inf", "abc", "''", "[]", "[1,2]", "{}", "{a:1}", "[[1]]"),
+    *(str(2**70), "${seed}", "${nothing}", "${oc.env:HOME}", "{_target_:os.getcwd}", "a/b", "'a b'", "1:2", "~"),
+)
+
+
+def test_overrides_made_up(tiny: list[str], rounds: Callable[[int], Iterator[random.Random]]) -> None:
+    known = list(flatten(compose_config([])))
+    options = ["scheduler=step", "scheduler=plateau", "scheduler=cosine", "callbacks=early_stopping", "logger=csv"]
+    for number, chance in enumerate(rounds(40)):
+        setting = chance.choice(known)
+        if chance.random() < 0.2:
+            setting = (
+                f"{setting.rpartition('.')[0]}.{chance.choice(('momentum', 'betas', 'eps', 'x', 'max_time'))}".lstrip(
+                    "."
+                )
+            )
+        sign = chance.choice(("", "", "", "+", "++"))
+        given = f"~{setting}" if chance.random() < 0.1 else f"{sign}{setting}={chance.choice(VALUES)}"
+        if chance.random() < 0.1:
+            at = chance.randrange(len(given))
+            given = given[:at] + chance.choice("=,[]{}'\"$:\\ \t~+") + given[at:]
+        overrides = [*tiny, *chance.sample(options, chance.randrange(2)), given]
+        with impatient(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                check_classes(settings_of(compose_config(arranged(overrides))))
+            except (SettingError, HydraException, OmegaConfBaseException) as error:
+                one_sentence(error)
+            except Exception as error:
+                raise AssertionError(f"{number}: {given}") from error

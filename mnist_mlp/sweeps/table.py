@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_mlp.run.directory import durable_write
-from mnist_mlp.run.groups import Variant, by_length, completed, variants, varied
+from mnist_mlp.run.groups import Variant, by_length, completed, damage, variants, varied
 from mnist_mlp.run.metrics import CLASSIFICATION, METRIC
 from mnist_mlp.run.records import Run, read_runs
 from mnist_mlp.settings import SettingError, flatten
@@ -105,7 +106,8 @@ def result(run: Run, varied: Mapping[str, str | None]) -> Result:
     """
     record = run.record
     best_epoch = record.get("best", {}).get("epoch")
-    best, problem = _epoch(run, best_epoch)
+    problem = damage(run) or "" if run.completed else ""
+    best = _epoch(run, best_epoch)
     return {
         "run": run.name,
         "status": record.get("status"),
@@ -124,15 +126,12 @@ def result(run: Run, varied: Mapping[str, str | None]) -> Result:
     }
 
 
-def _epoch(run: Run, epoch: int | None) -> tuple[dict[str, str], str]:
-    """One epoch's metrics as they are written, {} where they cannot be read; and what is wrong with them."""
-    try:
-        if epoch is not None and epoch <= len(run.epochs):
-            _ = run.epochs.rows  # also: whether they are numbers
-            return run.epochs.texts(epoch), ""
-    except SettingError as error:
-        return {}, str(error)
-    return {}, ""
+def _epoch(run: Run, epoch: int | None) -> dict[str, str]:
+    """One epoch's metrics as they are written; {} where they cannot be read."""
+    with suppress(SettingError):
+        if epoch is not None and epoch <= len(run.epochs.rows):
+            return run.epochs.texts(epoch)
+    return {}
 
 
 def view(runs: Sequence[Run]) -> Group:
