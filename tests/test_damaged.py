@@ -24,7 +24,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import make_run
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
@@ -500,7 +499,7 @@ def read_as_commands_do(directory: Path, other: Path) -> bool:
 
 
 def test_records_made_up(finished: Finished, tmp_path: Path, rounds: Callable[[int], Iterator[random.Random]]) -> None:
-    whole = make_run(tmp_path, "baseline", "A", 0, epochs=2)
+    whole = copied(finished, tmp_path / "whole")
     for number, chance in enumerate(rounds(60)):
         directory = tmp_path / str(number)
         shutil.copytree(whole, directory / "whole")

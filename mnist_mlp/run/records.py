@@ -25,6 +25,7 @@ from mnist_mlp.run.shape import (
     TEXT,
     TRUTH,
     Kind,
+    Whole,
     choice,
     fault,
     optional,
@@ -62,11 +63,9 @@ RECORD: dict[str, Kind] = {
     "data_sha256": TEXT,
     "wall_seconds": AT_LEAST_ZERO,
 }
-# What of config.yaml is read by name. A run has these groups; and may have the others.
-NEEDED = ("data", "model", "optimizer", "trainer")
-SETTINGS: dict[str, Kind] = {"seed": COUNT, "trainer": {"max_epochs": FROM_ONE}} | {
-    group: {} for group in ("data", "model", "optimizer", "loss", "scheduler", "callbacks", "logger", "metrics")
-}
+# What of config.yaml is read by name. A file that was cut off lacks a group.
+SETTINGS = Whole(data={}, model={}, optimizer={}, trainer=Whole(max_epochs=FROM_ONE))
+ALSO: dict[str, Kind] = {"seed": COUNT, "loss": {}, "scheduler": {}, "callbacks": {}, "logger": {}, "metrics": {}}
 
 
 @dataclass(frozen=True)
@@ -309,18 +308,13 @@ def load_settings(path: Path, setting: str) -> DictConfig:
         SettingError: it cannot be read, or does not say all that a run needs.
     """
     config = load_yaml(path / "config.yaml", setting)
-    plain = parse_yaml(read_file(path / "config.yaml"))
-    _refuse_settings(plain, setting, path / "config.yaml")
-    missing = next((name for name in NEEDED if name not in plain), None)
-    missing = LENGTH if missing is None and "max_epochs" not in plain["trainer"] else missing
-    if missing is not None:
-        raise SettingError(setting, path / "config.yaml", f"is damaged (it has no {missing}): restore it")
+    _refuse_settings(parse_yaml(read_file(path / "config.yaml")), setting, path / "config.yaml")
     return config
 
 
 def _refuse_settings(config: Any, setting: str, file: Path) -> None:
     if not isinstance(config, dict):
         raise SettingError(setting, file, "holds no settings: restore it, or remove that run")
-    given = {name: value for name, value in config.items() if value is not None or name in NEEDED}
-    if (problem := fault(given, SETTINGS)) is not None:
+    given = {name: value for name, value in config.items() if value is not None or name in SETTINGS}
+    if (problem := fault(given, SETTINGS) or fault(given, ALSO)) is not None:
         raise SettingError(setting, file, f"is damaged ({problem}): restore it, or remove that run")
