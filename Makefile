@@ -31,7 +31,7 @@ paper: .venv/installed  ## the report's experiments at its own length, over five
 	  $(if $(filter 500,$(EPOCHS)),--output logs/paper --readme README.md)
 
 test: lint types  ## lint, types and tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-browser: .venv/installed  ## what Chromium shows of TensorBoard; BROWSER='--screenshots DIR' keeps pictures
 	$(BIN)/pytest -m browser tests/tensorboard/test_browser.py $(BROWSER)

@@ -193,6 +193,7 @@ def _checking(config: DictConfig) -> Iterator[None]:
     try:
         refuse_derived(config, config.hydra)
         refuse_habits(config)
+        refuse_namesakes(config)
         yield
     except (SettingError, HydraException, OmegaConfBaseException, OSError) as error:
         end(error)
@@ -234,6 +235,27 @@ def refuse_habits(config: DictConfig) -> None:
     for name, override in given.items():
         if sweep and override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
             raise SettingError(name, _value(override), "has no value: a sweep takes at least one")
+
+
+def refuse_namesakes(config: DictConfig) -> None:
+    """Looks for a user's file that Hydra would pass over, because one of this package has its name.
+
+    Raises:
+        SettingError: an option that was chosen is in --config-dir too.
+    """
+    own = next((one.path for one in config.hydra.runtime.config_sources if one.provider == "command-line"), None)
+    for override in _overrides(config) if own else ():
+        name = override.key_or_group
+        if override.is_delete() or name not in groups():
+            continue
+        value = override.value()
+        chosen = list(override.sweep_string_iterator()) if override.is_sweep_override() else value
+        names = {str(one) for one in (chosen if isinstance(chosen, list) else [chosen])}
+        for option in sorted(names & set(options(name))):
+            file = Path(str(own)) / name / f"{option}.yaml"
+            if file.exists():
+                problem = f"is a file of this package, and {os.path.relpath(file)} would be passed over: rename that"
+                raise SettingError(name, option, problem)
 
 
 def _value(override: Override) -> str:

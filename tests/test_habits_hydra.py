@@ -28,8 +28,8 @@ FILES = {
     "model/tab.yaml": "_target_: mnist_mlp.backbone.MLP\nhidden: [3]\n\tdropout: 0.1\n",
     "model/word.yaml": "abc\n",
     "model/typo.yaml": "_target_: mnist_mlp.backbone.MLQ\nhidden: [3]\n",
-    "callbacks/early_stopping.yaml": "stop:\n  _target_: lightning.pytorch.callbacks.EarlyStopping\n"
-    "  monitor: val/loss\n",
+    "callbacks/ema.yaml": "mine: {_target_: lightning.pytorch.callbacks.Timer}\n",
+    "callbacks/stop_early.yaml": "stop:\n  _target_: lightning.pytorch.callbacks.EarlyStopping\n  monitor: val/loss\n",
     "mine/label.yaml": "# @package _global_\nseed: 5\n",
     "mine/alone.yaml": "seed: 5\n",
 }
@@ -48,6 +48,9 @@ REFUSED: dict[str, str] = {
     "hydra.job.chdir=true": "hydra.job.chdir=true: paths are relative to where the command is started",
     "experiment=there": "hydra.job.chdir=true: paths are relative to where the command is started",
     "-m experiment=cluster hydra/launcher=nosuch": "hydra/launcher=nosuch: there is no such hydra/launcher",
+    "callbacks=ema": "callbacks=ema: is a file of this package, and mine/callbacks/ema.yaml would be passed over",
+    "callbacks=[model_checkpoint,ema]": "callbacks=ema: is a file of this package, and mine/callbacks/ema.yaml would",
+    "-m callbacks=ema,model_checkpoint": "callbacks=ema: is a file of this package, and mine/callbacks/ema.yaml would",
     # keys that nobody reads
     "seeed=3": "seeed=3: there is no setting seeed; did you mean seed?",
     "+seeed=3": "seeed=3: there is no setting seeed; did you mean seed?",
@@ -123,7 +126,7 @@ WORKS: dict[str, tuple[str, dict[str, object]]] = {
     "run_dir=a=b": ("a=b", {"seed": 0}),
     "hydra.verbose=true run_dir=v callbacks=null": ("v", {"epochs": 1}),
     "run_dir=r ~scheduler +callbacks.x=null +width=8 model.hidden=[${width},${width}]": ("r", {"model": "MLP 8-8"}),
-    "run_dir=s callbacks=early_stopping +mine=label": ("s", {"seed": 5, "epochs": 1}),
+    "run_dir=s callbacks=stop_early +mine=label": ("s", {"seed": 5, "epochs": 1}),
     "scheduler=null run_dir=n 'optimizer={lr: 0.01}'": ("n", {"epochs": 1}),
 }
 
@@ -181,23 +184,23 @@ def test_what_is_usual_with_hydra_works(said: Said, tiny: list[str], tmp_path: P
 
 
 def test_a_refused_resume_is_told_before_pytorch_is_imported(
-    command: Command, tmp_path: Path, finished: tuple[Path, object]
+    script: Command, tmp_path: Path, finished: tuple[Path, object]
 ) -> None:
     shutil.copytree(finished[0], tmp_path / "r")
     (tmp_path / "torch.py").write_text("raise SystemExit('imported')")
-    done = command("mnist-train", "run_dir=r", "seed=1", PYTHONPATH=".")
+    done = script("mnist-train", "run_dir=r", "seed=1", PYTHONPATH=".")
     assert done.stderr.startswith("run_dir=r: was run with "), done.stderr
 
 
 def test_an_experiment_that_is_a_sweep_among_files_with_the_names_of_modules(
-    command: Command, tiny: list[str], said: Said, tmp_path: Path
+    script: Command, tiny: list[str], said: Said, tmp_path: Path
 ) -> None:
     for name in ("random.py", "queue.py", "statistics.py", "numpy.py", "settings.py"):
         (tmp_path / name).write_text("raise RuntimeError(__file__)\n")
     (tmp_path / "ray").mkdir()
     short = ("trainer.max_epochs=1", "tensorboard.enabled=false", "sweep=s")
     backend = {"MPLBACKEND": "module://of_a_notebook.backend"}
-    done = command("mnist-train", *tiny, "--config-dir", "mine", "experiment=twice", *short, **backend)
+    done = script("mnist-train", *tiny, "--config-dir", "mine", "experiment=twice", *short, **backend)
     assert done.returncode == 0, done.stderr
     assert statuses(tmp_path / "logs" / "sweeps" / "s") == {"seed=0": "completed", "seed=1": "completed"}
 

@@ -176,7 +176,7 @@ class CompiledSteps:
                     *(tensor.clone() for tensor in flat)
                 )
                 compiled: Callable[..., Sequence[Tensor]] = torch._inductor.standalone_compile(
-                    graph, flat, dynamic_shapes="from_example_inputs", donate_graph_module=True, options=options
+                    graph, flat, dynamic_shapes="from_example_inputs", options=options
                 )
                 return compiled
         except Exception as error:  # a compiler raises almost anything

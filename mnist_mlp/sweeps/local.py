@@ -14,8 +14,8 @@ from mnist_mlp.sweeps.machine import cores, gpus, out_of_memory_kills
 from mnist_mlp.sweeps.process import GRACE, LOST, ask_to_stop, cause, kill, start, start_server, wait_for_any
 from mnist_mlp.sweeps.view import SweepView
 
-# Jobs for each GPU. Their kernels take turns on it, so more at a time pay only where one leaves it idle, and a run does
-# that about half of the time, with validation, records and pictures. Each takes a gigabyte of its memory.
+# Jobs for each GPU. Their kernels take turns on it, so more at a time pay only while others start, validate and
+# record. Each takes about a gigabyte of its memory.
 PER_GPU = 4
 POLL = 0.2  # seconds between two looks at the signals and the jobs' records; the end of a process is seen at once
 

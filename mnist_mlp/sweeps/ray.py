@@ -39,16 +39,15 @@ class RayLauncher(ClusterLauncher):
         Raises:
             SettingError: it is out of reach, or has no node for a job.
         """
+        gpus = config.hydra.launcher.ray.remote.num_gpus
+        if not gpus and config.trainer.accelerator in ("gpu", "cuda"):
+            problem = "Ray hides every GPU from a job that has not asked for it: give 1, or less to share one"
+            raise SettingError("hydra.launcher.ray.remote.num_gpus", gpus, problem)
         if not is_installed("ray"):
             raise refused("ray", "needs another package: pip install 'mnist-mlp[ray]'")
         import ray
 
         arguments: Any = OmegaConf.to_container(config.hydra.launcher.ray, resolve=True)
-        if config.trainer.accelerator in ("gpu", "cuda") and not arguments["remote"].get("num_gpus"):
-            problem = (
-                f"Ray hides every GPU from such a job, and trainer.accelerator={config.trainer.accelerator} takes "
-            )
-            raise SettingError("hydra.launcher.ray.remote.num_gpus", 0, f"{problem}one: give 1, or less to share one")
         address = arguments["init"].get("address")
         try:
             if port := re.search(r"([^/:]+):(\d+)$", address or ""):  # Ray itself would try for many minutes

@@ -47,6 +47,10 @@ class SlurmLauncher(ClusterLauncher):
     @staticmethod
     def check(config: DictConfig) -> None:
         """Raises: SettingError, where Slurm could not run the jobs of a sweep, or still has some of them."""
+        gpus = config.hydra.launcher.gpus_per_node
+        if gpus is None and config.trainer.accelerator in ("gpu", "cuda"):
+            problem = "Slurm hides every GPU from a job that has not asked for it: give 1, or 0 where yours does not"
+            raise SettingError("hydra.launcher.gpus_per_node", gpus, problem)
         if not is_installed("submitit"):
             raise refused("submitit_slurm", "needs another package: pip install 'mnist-mlp[slurm]'")
         for command in SLURM_COMMANDS:
@@ -58,11 +62,6 @@ class SlurmLauncher(ClusterLauncher):
             problem = f"Slurm's accounting is off or out of reach ({_said(accounting)}): without it nothing tells of a "
             raise refused("submitit_slurm", f"{problem}job that was killed; have slurmdbd running, or leave this out")
         parameters: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
-        if config.trainer.accelerator in ("gpu", "cuda") and parameters["gpus_per_node"] is None:
-            problem = (
-                f"a job sees no GPU that it has not asked for, and trainer.accelerator={config.trainer.accelerator}"
-            )
-            raise SettingError("hydra.launcher.gpus_per_node", None, f"{problem} takes one: give 1, or 0 if they do")
         del parameters["_target_"]
         folder = Path(parameters.pop("submitit_folder"))
         executor = _executor(str(folder), parameters.pop("max_num_timeout"), parameters)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Direction = Literal["minimize", "maximize"]
 STUDY = "study.db"  # SQLite: one file that is whole after any kill, and what Optuna's other tools read
-BEST = Path("experiment") / "best.yaml"  # in the sweep's directory, where --config-dir finds it
+BEST = Path("experiment") / "best_trial.yaml"  # in the sweep's directory, where --config-dir finds it
 DIRECTORY = "directory"  # a trial's own attribute in the study: the name of its run directory
 SHOWN = 10  # trials in the table
 ATTRIBUTES = Whole(
@@ -135,7 +135,7 @@ def conclude(directory: Path, show: Callable[[Group], object] = lambda _: None) 
             lines: list[Table | Text] = [Text(f"{len(trials)} trials: {counts(study)}")]
             if ranked := ranking(study):
                 lines.insert(0, _table(study, ranked[:SHOWN]))
-                command = f"mnist-train --config-dir {os.path.relpath(directory)} experiment=best"
+                command = f"mnist-train --config-dir {os.path.relpath(directory)} experiment={BEST.stem}"
                 lines.append(Text(f"Best settings: {command}"))
             show(Group(*lines))
             for kind, save in (("png", png), ("svg", svg)):
@@ -177,7 +177,7 @@ def write_best(study: "Study", directory: Path) -> None:
     objective, images = known["settings"]["search.objective"], config.data.validation_size
     header = [
         "@package _global_",
-        f"mnist-train --config-dir {os.path.relpath(directory)} experiment=best",
+        f"mnist-train --config-dir {os.path.relpath(directory)} experiment={BEST.stem}",
         "",
         f"{run.name}, the best of {len(trials_of(study))} trials ({counts(study)}) of",
         f"  {known['command']}",

@@ -96,13 +96,14 @@ def test_spread_and_ratios() -> None:
     ("arguments", "sentence"),
     [
         (["pears"], "SECTION=pears: must be one of peers, sweep, steady"),
+        (["--device", "gpu"], "trainer.accelerator=cuda: PyTorch finds no such device"),
         (["--epochs", "0"], "--epochs=0: must be at least 1"),
         (["--threads", "-1"], "--threads=-1: must be at least 1"),
         (["--output", "/proc/nowhere"], "--output=/proc/nowhere: cannot be written"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(command: Command, arguments: list[str], sentence: str) -> None:
-    done = command("mnist-benchmark", *arguments)
+    done = command("mnist-benchmark", *arguments, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 1
     assert done.stderr.startswith(sentence)
     assert len(done.stderr.splitlines()) == 1

