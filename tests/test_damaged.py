@@ -477,11 +477,12 @@ def one_sentence(error: Exception) -> None:
     assert len(text) < 1500, text[:300]
 
 
-def read_as_commands_do(directory: Path, other: Path) -> bool:
+def read_as_commands_do(directory: Path, other: Path, page_too: bool) -> bool:
     """Whether `mnist-report` and `mnist-compare` read the run `directory/run` without a word of damage."""
     runs = read_runs(directory)
     (run,) = (run for run in runs if run.name == "run")
-    made = page.compose(runs, "runs")
+    if page_too:  # which takes long
+        assert not run.damaged or "`run`" in page.compose(runs, "runs").markdown
     table.view(runs)
     words = json.dumps([list(row.items()) for row in table.results(runs) if row["error"] and row["run"] == "run"])
     try:
@@ -494,7 +495,6 @@ def read_as_commands_do(directory: Path, other: Path) -> bool:
     assert compared or run.damaged or damage(run) or not len(run.epochs), (
         "the page does not say what mnist-compare says"
     )
-    assert not run.damaged or "`run`" in made.markdown
     return compared and words == "[]"
 
 
@@ -529,7 +529,7 @@ def test_records_made_up(finished: Finished, tmp_path: Path, rounds: Callable[[i
             (run / name).write_bytes(with_noise(content, chance))
         with impatient():
             try:
-                accepted = read_as_commands_do(directory, finished[0])
+                accepted = read_as_commands_do(directory, finished[0], number % 20 == 0)
             except Exception as error:
                 raise AssertionError(f"{number}: {name}: {(run / name).read_bytes()[:3000]!r}") from error
             assert not (wrong and accepted), (number, (run / name).read_text()[:3000])
