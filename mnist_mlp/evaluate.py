@@ -77,8 +77,13 @@ def evaluate(classifier: "Classifier", split: str = "test", data_root: str | Non
     from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
 
     recorded = classifier.hparams["data"]
-    kept = {name: recorded[name] for name in OF_EVALUATION if name in recorded}
-    datamodule = MNISTDataModule(root=data_root, **kept)
+    settings = {name: recorded[name] for name in OF_EVALUATION if name in recorded}
+    for name, rule in CLASS_RULES[OUR_DATA].items():  # a run with data of another class may call other things so
+        if name in settings and not rule.accepts(settings[name]):
+            raise SettingError(
+                f"data.{name}", settings[name], f"is what the checkpoint records, and must be {rule.wanted}"
+            )
+    datamodule = MNISTDataModule(root=data_root, **settings)
     datamodule.setup()
     images, labels = datamodule.splits[split]  # type: ignore[index]
     with quiet():
@@ -133,6 +138,7 @@ def _recorded_parts(content: dict[str, Any], checkpoint: Path, model: str | Path
     """
     import torch
 
+    from mnist_mlp.backbone import check_logits
     from mnist_mlp.classifier import rebuilt
 
     recorded = content["hyper_parameters"]
@@ -151,7 +157,9 @@ def _recorded_parts(content: dict[str, Any], checkpoint: Path, model: str | Path
         raise SettingError("CHECKPOINT", checkpoint, f"records a network that cannot be built ({error})") from error
     if model is not None:
         parts["backbone"] = _named_backbone(str(model))
-    elif own is None:
+    elif own is not None:
+        check_logits(parts["backbone"], "CHECKPOINT", checkpoint)
+    else:
         problem = (
             f"is of {recorded['model'].get('_target_')}: give that backbone's file with --model (a class that a "
             "checkpoint names is not run on its word alone)"
@@ -170,7 +178,7 @@ def _named_backbone(model: str) -> "nn.Module":
     is_name = re.fullmatch(r"\w+", model) is not None and not Path(model).is_file()
     if is_name and not own.is_file():
         raise SettingError("--model", model, f"is neither a file nor one of {', '.join(options('model'))}")
-    backbone = instantiate(load_yaml(Path(str(own)) if is_name else Path(model), "--model"))
+    backbone = instantiate(load_yaml(Path(str(own)) if is_name else Path(model), "--model"), _convert_="all")
     check_logits(backbone, "--model", model)
     return backbone  # type: ignore[no-any-return]
 

@@ -25,6 +25,8 @@ SIZES = {"train": 1200, "t10k": 350}  # 350 is no multiple of the evaluation bat
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help="of test_torture.py, by each of two signals")
     parser.addoption("--kill-seed", type=int, help="of their moments; random where it is not given")
+    parser.addoption("--fuzz", type=int, default=1, help="of test_damaged.py: how many times as many rounds")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="of what is damaged, and how")
     parser.addoption(
         "--logs", type=Path, help="of test_browser.py: runs to look at, in place of a small sweep of its own"
     )

@@ -261,3 +261,12 @@ def test_normalize_shape() -> None:
 def test_a_split_that_does_not_fit_is_refused(tiny_root: Path, setting: str, value: int) -> None:
     with pytest.raises(SettingError, match=rf"data\.{setting}={value}: must"):
         real(**{"root": str(tiny_root), "sha256": None, "test_size": 200, setting: value})
+
+
+def test_complete_files_are_used_where_nothing_can_be_written(tiny_root: Path) -> None:
+    raw = tiny_root / "MNIST" / "raw"
+    before = {path: path.stat().st_mtime_ns for path in (raw, *raw.iterdir())}
+    tiny = MNISTDataModule(root=str(tiny_root), download=True, test_size=200)
+    tiny.prepare_data()
+    tiny.setup()
+    assert {path: path.stat().st_mtime_ns for path in (raw, *raw.iterdir())} == before  # no lock either

@@ -98,6 +98,8 @@ def keep(directory: Path, output: Path) -> None:
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise SettingError("--output", output, f"must lie beside {directory}, neither in it nor around it")
     runs = read_runs(directory)
+    if damaged := [run.problem for run in runs if run.problem is not None]:
+        raise damaged[0]  # what is kept is to be whole
     names = {run.name for run in runs}
     ended = [run for run in runs if run.record.get("status") != "running"]
     if not ended:

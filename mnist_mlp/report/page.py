@@ -28,7 +28,7 @@ from mnist_mlp.report.html import to_html
 from mnist_mlp.report.markdown import anchor, control, folded, markdown_table, named, plain
 from mnist_mlp.report.original import original_run, setup
 from mnist_mlp.report.sheet import HEADINGS, VERDICTS, Claim, p_text, several_tests
-from mnist_mlp.run.directory import durable_write
+from mnist_mlp.run.directory import durable_write_all
 from mnist_mlp.run.groups import EXPERIMENTS, Variant, by_length, command, completed, damage, variants
 from mnist_mlp.run.metrics import METRIC
 from mnist_mlp.run.records import Run
@@ -101,7 +101,7 @@ def compose(runs: Sequence[Run], name: str, claims: bool = False) -> Page:
             *_setup(evidence),
         ]
     else:
-        title, lead = f"Runs of {control(name)}", _summary(runs, rows)
+        title, lead = f"Runs of {control(name)}", _summary([run for run in runs if not run.damaged], rows)
         body = [*_table_of_all(rows), *_figures(shown)]
     blocks = [
         f"# {plain(title)}",
@@ -126,17 +126,21 @@ def write(page: Page, directory: Path) -> None:
     """Writes `report.md`, `report.html` and the figures; figures of an earlier page that are not in this one go."""
     figures = directory / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
-    drawn = {}
-    for picture in page.pictures:
-        for suffix, content in zip((".png", ".svg"), picture.render(), strict=True):
-            durable_write(figures / f"{picture.name}{suffix}", content)
-            drawn[f"{FIGURES}/{picture.name}{suffix}"] = content
+    drawn = {
+        f"{FIGURES}/{picture.name}{suffix}": content
+        for picture in page.pictures
+        for suffix, content in zip((".png", ".svg"), picture.render(), strict=True)
+    }
+    html = to_html(page.markdown, page.title, drawn)
+    # All of it or nothing: a full disk must not leave a page that shows another page's figures.
+    durable_write_all(
+        {directory / name: content for name, content in drawn.items()}
+        | {directory / "report.md": page.markdown.encode(), directory / "report.html": html.encode()}
+    )
     for old in figures.iterdir():
         ours = re.match(r"(figure_\d\d|all_runs|over_seeds|curves_|learning_rate).*\.(png|svg)$", old.name)
         if ours and f"{FIGURES}/{old.name}" not in drawn:
             old.unlink()
-    durable_write(directory / "report.md", page.markdown.encode())
-    durable_write(directory / "report.html", to_html(page.markdown, page.title, drawn).encode())
 
 
 def _bullets(sentences: Sequence[str]) -> str:

@@ -126,7 +126,9 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
 
 
 def damage(run: Run) -> str | None:
-    """What is wrong with its metrics.csv; None where it can be used, whichever columns it has."""
+    """What is wrong with its files; None where they can be used, whichever columns its metrics.csv has."""
+    if run.damaged:
+        return str(run.problem)
     try:
         epochs = run.epochs.table
     except SettingError:
@@ -137,6 +139,8 @@ def damage(run: Run) -> str | None:
         return "its metrics.csv has no column epoch"
     if run.completed and len(run.epochs) != run.record.get("epochs"):
         return f"its metrics.csv has {len(run.epochs)} epochs, its run.json {run.record.get('epochs')}"
+    if run.completed and "accuracy" not in run.record.get("test", {}).get("last", {}):
+        return "its run.json has no test.last.accuracy"
     return None
 
 

@@ -74,7 +74,7 @@ class Loggers(Callback):
             if argument is not None and argument not in entry:
                 self._goes_on.add(name)
                 more |= {argument: self.known[name]} if name in self.known else {}
-            logger = instantiate(entry, **more)
+            logger = instantiate(entry, _convert_="all", **more)
             if not isinstance(logger, Logger):
                 raise SettingError(f"logger.{name}", entry["_target_"], "is no Lightning logger")
             self.named[name] = logger
