@@ -47,7 +47,7 @@ OF_FORM: dict[Form, Rule] = {
     "seconds": AT_LEAST_ZERO,
 }
 # One epoch: the columns of metrics.csv by their forms. A metric of the user's own may be anything, NaN too.
-ROW: dict[str, Kind] = {metric.name: OF_FORM[metric.form] for metric in METRIC.values()} | {OTHERS: ANY_NUMBER}
+ROW: dict[str, Kind] = {**{metric.name: OF_FORM[metric.form] for metric in METRIC.values()}, OTHERS: ANY_NUMBER}
 
 
 def choice(*options: str) -> Rule:
