@@ -27,6 +27,7 @@ paper: .venv/installed  ## the report's experiments at its own length, over five
 	$(PAPER)/intended experiment=dropout_as_intended $(SHORTER)
 	$(PAPER)/factors experiment=baseline model.dropout=0,0.3 model.init=default,xavier_uniform scheduler=none,step $(SHORTER)
 	$(PAPER)/more_dropout experiment=dropout_as_run model.dropout=0.4,0.5,0.6 $(SHORTER)
+	$(PAPER)/best experiment=best trainer.max_epochs=$(call at-most,300)
 	$(BIN)/mnist-report logs/sweeps/paper_$(EPOCHS)_epochs \
 	  $(if $(filter 500,$(EPOCHS)),--output logs/paper --readme README.md)
 

@@ -119,10 +119,18 @@ def test_the_first_table_is_that_of_the_records() -> None:
     heading, *rows = re.findall(r"^\| (.*) \|$", README.partition("## Quick start")[0], re.MULTILINE)
     count = int(re.findall(r"After 500 epochs, n = (\d+)", heading)[0])
     with (ROOT / "logs" / "paper" / "results.csv").open() as file:
-        runs = [run for run in csv.DictReader(file) if run["epochs"] == "500"]
+        all_runs = list(csv.DictReader(file))
+    runs = [run for run in all_runs if run["epochs"] == "500"]
     experiment = ""
-    assert len(rows) == 6  # one is the line under the heading
-    for label, *cells in (row.split(" | ") for row in rows[1:]):
+    assert len(rows) == 8  # one is the line under the heading, and two are of the networks at their best
+    for label, *cells in (row.split(" | ") for row in rows[6:]):
+        network, epochs, n = re.findall(r"At its best, ([AB]) \(`best`, (\d+) epochs, n = (\d+)\)", label)[0]
+        model = f"network_{network.lower()}"
+        best = [run for run in all_runs if (run["experiment"], run["model"], run["epochs"]) == ("best", model, epochs)]
+        assert len(best) == int(n)
+        accuracy = _spread([100 * float(run["final/val/accuracy"]) for run in best], 2)
+        assert cells == ["", accuracy, "", _spread([float(run["final/val/loss"]) for run in best], 4)]
+    for label, *cells in (row.split(" | ") for row in rows[1:6]):
         experiment = (re.findall(r"`(\w+)`", label) or [experiment])[0]
         number, network = re.findall(r"Experiment (\d).* ([AB])\b", label)[0]
         own = next(own for own in original_runs() if (str(own.experiment), own.network) == (number, network))

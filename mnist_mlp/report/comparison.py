@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from mnist_mlp.report.evidence import LAST, MODELS, Evidence, case
 from mnist_mlp.report.markdown import markdown_table
 from mnist_mlp.report.original import Headline, OriginalRun, original_run, original_runs
-from mnist_mlp.run.groups import EXPERIMENTS
+from mnist_mlp.run.groups import EXPERIMENTS, configured
+from mnist_mlp.run.identity import LENGTH, other_experiment
 from mnist_mlp.run.metrics import CLASSIFICATION, METRIC, Metric
 from mnist_mlp.run.records import Run
 
@@ -102,8 +103,9 @@ def _headline(headline: Headline, seconds: str = "") -> list[str]:
     return ["" if value is None else str(value) for value in values]  # as they were printed
 
 
-def in_short(evidence: Evidence) -> str:
-    """The last epoch of the original runs beside ours, in five rows; and of what the text's settings give."""
+def in_short(evidence: Evidence, runs: Sequence[Run]) -> str:
+    """The last epoch of the original runs beside ours, in five rows; and of the networks at their best, if among
+    these runs are any."""
     labels = {
         "baseline": "Experiment 1",
         "dropout_as_run": "Experiment 2 as it was run",
@@ -121,9 +123,20 @@ def in_short(evidence: Evidence) -> str:
         many = "" if same or not runs else f" (n = {len(runs)})"
         accuracy, loss = (quantity.mean(runs) + many for quantity in (FINAL_ACCURACY, FINAL_LOSS))
         rows.append((name, str(told.final_accuracy), accuracy, str(told.val_loss), loss))
+    for network, model in MODELS.items():
+        if best := [run for run in runs if _at_its_best(run, model)]:
+            name = f"At its best, {network} (`best`, {best[0].length} epochs, n = {len(best)})"
+            rows.append((name, "", FINAL_ACCURACY.mean(best), "", FINAL_LOSS.mean(best)))
     n = f", n = {len(next(iter(shown.values())))}" if same else ""
     heading = ("original accuracy, %", "accuracy here, %", "original loss", "loss here")
     return markdown_table((f"After {LAST} epochs{n}", *heading), rows)
+
+
+def _at_its_best(run: Run, model: str) -> bool:
+    """Whether a completed run is `experiment=best` as this package has it, at that length."""
+    ours = configured("best", model) or {}
+    known = (run.experiment, run.model, run.length) == ("best", model, ours.get(LENGTH))
+    return known and not other_experiment(ours, run.settings)
 
 
 def _of_full_length(evidence: Evidence, experiment: str, network: str) -> list[Run]:

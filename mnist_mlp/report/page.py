@@ -466,7 +466,7 @@ def _in_short(
     if judged:
         return "\n\n".join(
             [
-                in_short(evidence),
+                in_short(evidence, [run for row in rows for run in row.runs]),
                 "Accuracy and loss are of the validation set, ours mean ± standard deviation over the seeds. "
                 f"{_counts(claims)} Each with the number that decides it, every figure and test: {where}.",
             ]
