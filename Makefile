@@ -22,7 +22,7 @@ sweep: .venv/installed  ## train both networks in three experiments and print th
 PAPER = $(BIN)/mnist-train -m model=network_a,network_b seed='range(0,5)' sweep=paper_$(EPOCHS)_epochs
 SHORTER = trainer.max_epochs=$(call at-most,100)
 paper: EPOCHS = 500
-paper: .venv/installed  ## the report's experiments at its own length, over five seeds, and judged (hours); EPOCHS=20: a shorter one
+paper: .venv/installed  ## the report's experiments at its own length, over five seeds, and judged (hours); EPOCHS=20: shorter, not judged
 	$(PAPER)/long experiment=baseline,dropout_scheduler,dropout_as_run trainer.max_epochs=$(EPOCHS)
 	$(PAPER)/intended experiment=dropout_as_intended $(SHORTER)
 	$(PAPER)/factors experiment=baseline model.dropout=0,0.3 model.init=default,xavier_uniform scheduler=none,step $(SHORTER)
@@ -31,7 +31,7 @@ paper: .venv/installed  ## the report's experiments at its own length, over five
 	  $(if $(filter 500,$(EPOCHS)),--output logs/paper --readme README.md)
 
 test: lint types  ## lint, types and tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-browser: .venv/installed  ## what Chromium shows of TensorBoard; BROWSER='--screenshots DIR' keeps pictures
 	$(BIN)/pytest -m browser tests/tensorboard/test_browser.py $(BROWSER)

@@ -12,16 +12,19 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import torch
 import yaml
 from hydra.errors import InstantiationException
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mnist_mlp.parts import build, make
+from mnist_mlp.datamodule import MNISTDataModule
+from mnist_mlp.parts import Parts, build, make, one_line
+from mnist_mlp.run.checkpoint import not_storable
 from mnist_mlp.run.streams import random_states, set_random_states
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
-from mnist_mlp.settings import GIVEN, Rule, SettingError, as_override, built, is_number, refuse_arguments
+from mnist_mlp.settings import GIVEN, Rule, SettingError, as_override, built, cuts, is_number, refuse_arguments
 
 # What a value of Python's plain types is in YAML.
 PLAIN: dict[Any, Rule] = {
@@ -62,7 +65,7 @@ def check_classes(config: DictConfig) -> None:
 
 
 def _try(config: DictConfig, trainer: Mapping[str, Any]) -> None:
-    """Makes each class, and steps the scheduler once.
+    """Makes each class, and makes one step with it.
 
     Raises:
         SettingError: for whatever one of them raises.
@@ -74,10 +77,62 @@ def _try(config: DictConfig, trainer: Mapping[str, Any]) -> None:
         if isinstance(cause, SettingError):
             raise cause from error
         raise
+    _try_step(config, parts)
+    _refuse_a_last_image(config, parts)
+    kept: dict[str, Any] = {"optimizer": parts.optimizer, "data": parts.datamodule}
     if parts.make_scheduler is not None and config.scheduler.get("total_steps", 0) is not None:
         scheduler = make("scheduler", parts.make_scheduler, parts.optimizer)
         make("scheduler", scheduler.step, *([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+        kept["scheduler"] = scheduler
+    for group, part in (kept | {f"callbacks.{name}": callback for name, callback in parts.callbacks.items()}).items():
+        state = None
+        with contextlib.suppress(Exception):  # a callback may have none before there is a Trainer
+            state = part.state_dict()
+        if (reason := not_storable(state)) is not None:
+            problem = f"keeps a state that no checkpoint can hold, which has plain values and tensors only ({reason})"
+            raise SettingError(group, type(part).__name__, problem)
     make("trainer", Trainer, **{**QUIET, **trainer, "logger": False, "plugins": [ONE_PROCESS()]})
+
+
+def _try_step(config: DictConfig, parts: Parts) -> None:
+    """Trains on two empty images.
+
+    Raises:
+        SettingError: backbone and loss give nothing that could be trained.
+    """
+    parts.backbone.train()
+
+    def loss() -> float:
+        parts.optimizer.zero_grad()
+        value: torch.Tensor = parts.loss(parts.backbone(torch.zeros(2, 1, 28, 28)), torch.tensor([0, 1]))
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.item()
+
+    try:
+        loss()
+    except Exception as error:  # whatever a user's own class raises
+        raise SettingError("model", config.network, f"cannot be trained ({one_line(error)})") from error
+    with contextlib.suppress(Exception):  # on the device that it is for, an optimizer may be able to
+        parts.optimizer.step(loss)
+
+
+def _refuse_a_last_image(config: DictConfig, parts: Parts) -> None:
+    """Raises: SettingError, where an epoch ends with a minibatch of one image, and the backbone takes two, as with
+    batch normalization."""
+    if not isinstance(parts.datamodule, MNISTDataModule) or cuts(config):
+        return
+    try:
+        parts.backbone(torch.zeros(1, 1, 28, 28))
+    except Exception as error:  # the same with two has worked
+        parts.datamodule.prepare_data()
+        parts.datamodule.setup()
+        images, size = len(parts.datamodule.splits["train"][1]), parts.datamodule.batch_size
+        if size > 1 and images % size != 1:
+            return
+        problem = f"leaves a last minibatch of one image (of {images:,})" if size > 1 else "is one image"
+        problem += f", on which the network cannot be trained ({one_line(error)}): give another one"
+        problem += f", or data.train_size={images - 1}" if size > 1 else ""
+        raise SettingError("data.batch_size", size, problem) from error
 
 
 def _check_arguments(place: str, node: DictConfig) -> None:

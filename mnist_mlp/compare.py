@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mnist_mlp.reading import read_file
 from mnist_mlp.run.identity import LENGTH, other_settings
 from mnist_mlp.run.metrics import COLUMNS
-from mnist_mlp.run.records import Epochs, read_record
+from mnist_mlp.run.records import Epochs, load_settings, read_record
 from mnist_mlp.settings import SettingError, flatten, load_yaml, one_sentence, spelled
 
 # What an epoch must repeat, causes first: a changed rate is named as such, not by the loss that it led to.
@@ -47,10 +48,10 @@ class Recorded:
 
     def __init__(self, path: Path, setting: str = "RUN") -> None:
         self.path = path
-        self.config = load_yaml(path / "config.yaml", setting)
+        self.config = load_settings(path, setting)
         self.record = read_record(path)
         self.epochs = Epochs(path)
-        if not len(self.epochs):
+        if not self.epochs.rows:
             raise SettingError(setting, path, "has no complete epoch to compare with")
 
     def __str__(self) -> str:
@@ -188,7 +189,10 @@ class Pair:
         before, now = (run.path / "uncommitted.diff" for run in (self.one, self.other))
         if self.one.record.get("git", {}).get("dirty") and not before.exists():
             return ["  the run had uncommitted changes, and its uncommitted.diff is not there"]
-        texts = [path.read_bytes() if path.exists() else b"" for path in (before, now)]
+        try:
+            texts = [read_file(path) if path.exists() else b"" for path in (before, now)]
+        except OSError as error:
+            return [f"  uncommitted changes: {error.filename} cannot be read ({error.strerror})"]
         return [] if texts[0] == texts[1] else [f"  uncommitted changes: compare {before} with {now}"]
 
 

@@ -145,22 +145,12 @@ class InOrder(Loader):
 
 # What `DataLoader` takes, and what Lightning's data modules are often given for it.
 LOADING = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "shuffle", "drop_last", "collate_fn")
-HYPERPARAMETERS = (
-    "dataset",
-    "root",
-    "download",
-    "mirror",
-    "sha256",
-    "mean",
-    "std",
-    "test_size",
-    "validation_size",
-    "train_size",
-    "split_seed",
-    "seed",
-    "batch_size",
+# What an evaluation takes of a recorded run: which images make each split, and what is computed of them.
+OF_EVALUATION = (
+    *("dataset", "sha256", "mean", "std", "test_size", "validation_size", "train_size", "split_seed"),
     "eval_batch_size",
 )
+HYPERPARAMETERS = ("root", "download", "mirror", "seed", "batch_size", *OF_EVALUATION)
 
 
 class MNISTDataModule(LightningDataModule):

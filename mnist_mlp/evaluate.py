@@ -19,6 +19,7 @@ from mnist_mlp.settings import (
     compose_config,
     load_yaml,
     one_sentence,
+    options,
 )
 from mnist_mlp.surroundings import import_from_here
 
@@ -28,18 +29,6 @@ if TYPE_CHECKING:
     from mnist_mlp.classifier import Classifier
 
 SPLITS = ("train", "validation", "test")
-# What of the recorded data settings says which images belong to which split; where to read them is asked afresh.
-DATA_SETTINGS = (
-    "dataset",
-    "mean",
-    "std",
-    "test_size",
-    "validation_size",
-    "train_size",
-    "split_seed",
-    "eval_batch_size",
-    "sha256",
-)
 CHECKPOINT_HELP = (
     "such as RUN_DIR/checkpoints/best.ckpt; or a PyTorch state dict (.pth, .safetensors) of the network that --model "
     "names; without it, the package's own weights"
@@ -84,11 +73,17 @@ def evaluate(classifier: "Classifier", split: str = "test", data_root: str | Non
     from lightning.pytorch import Trainer
 
     from mnist_mlp.classifier import score
-    from mnist_mlp.datamodule import InOrder, MNISTDataModule
+    from mnist_mlp.datamodule import OF_EVALUATION, InOrder, MNISTDataModule
     from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
 
     recorded = classifier.hparams["data"]
-    datamodule = MNISTDataModule(root=data_root, **{name: recorded[name] for name in DATA_SETTINGS if name in recorded})
+    settings = {name: recorded[name] for name in OF_EVALUATION if name in recorded}
+    for name, rule in CLASS_RULES[OUR_DATA].items():  # a run with data of another class may call other things so
+        if name in settings and not rule.accepts(settings[name]):
+            raise SettingError(
+                f"data.{name}", settings[name], f"is what the checkpoint records, and must be {rule.wanted}"
+            )
+    datamodule = MNISTDataModule(root=data_root, **settings)
     datamodule.setup()
     images, labels = datamodule.splits[split]  # type: ignore[index]
     with quiet():
@@ -143,6 +138,7 @@ def _recorded_parts(content: dict[str, Any], checkpoint: Path, model: str | Path
     """
     import torch
 
+    from mnist_mlp.backbone import check_logits
     from mnist_mlp.classifier import rebuilt
 
     recorded = content["hyper_parameters"]
@@ -161,7 +157,9 @@ def _recorded_parts(content: dict[str, Any], checkpoint: Path, model: str | Path
         raise SettingError("CHECKPOINT", checkpoint, f"records a network that cannot be built ({error})") from error
     if model is not None:
         parts["backbone"] = _named_backbone(str(model))
-    elif own is None:
+    elif own is not None:
+        check_logits(parts["backbone"], "CHECKPOINT", checkpoint)
+    else:
         problem = (
             f"is of {recorded['model'].get('_target_')}: give that backbone's file with --model (a class that a "
             "checkpoint names is not run on its word alone)"
@@ -179,9 +177,8 @@ def _named_backbone(model: str) -> "nn.Module":
     own = files("mnist_mlp.conf") / "model" / f"{model}.yaml"
     is_name = re.fullmatch(r"\w+", model) is not None and not Path(model).is_file()
     if is_name and not own.is_file():
-        names = sorted(path.name.removesuffix(".yaml") for path in (files("mnist_mlp.conf") / "model").iterdir())
-        raise SettingError("--model", model, f"is neither a file nor one of {', '.join(names)}")
-    backbone = instantiate(load_yaml(Path(str(own)) if is_name else Path(model), "--model"))
+        raise SettingError("--model", model, f"is neither a file nor one of {', '.join(options('model'))}")
+    backbone = instantiate(load_yaml(Path(str(own)) if is_name else Path(model), "--model"), _convert_="all")
     check_logits(backbone, "--model", model)
     return backbone  # type: ignore[no-any-return]
 
@@ -195,9 +192,7 @@ def _with_plain_weights(path: Path, model: str, known: bool = False) -> "Classif
     backbone = _named_backbone(model)
     fit(backbone, read_weights(path, "CHECKPOINT"), "CHECKPOINT", path)
     config = compose_config([])
-    recorded = OmegaConf.to_container(config.data)
-    assert isinstance(recorded, dict)
-    data: dict[str, Any] = {name: recorded[name] for name in DATA_SETTINGS}
+    data: Any = OmegaConf.to_container(config.data)
     doubt = (
         f"{path} does not say what it was trained on: images of the test split, which is of MNIST's training images, "
         f"may be among that; mean {data['mean']} and std {data['std']} are assumed"

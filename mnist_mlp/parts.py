@@ -3,11 +3,12 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import instantiate as instantiate_node
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
@@ -29,6 +30,9 @@ from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import OF_SCHEDULER, SettingError
 from mnist_mlp.steps.choice import choose
+
+# Plain lists and mappings, where Hydra's own would be kept by an optimizer and could not be read from a checkpoint.
+instantiate = partial(instantiate_node, _convert_="all")
 
 # Callbacks of Lightning's that have no use here, and why.
 UNFIT = {
@@ -67,6 +71,8 @@ def build(config: DictConfig) -> Parts:
     torch.manual_seed(stream_seed(config.seed, "weights"))
     backbone = instantiate(config.model)
     check_logits(backbone, "model", config.network)
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        raise SettingError("model", config.network, "has no weights to train")
     loss, metrics = _loss(config), _metrics(config)
     make_optimizer = instantiate(config.optimizer)
     optimizer = make("optimizer", make_optimizer, backbone.parameters())  # only now does it look at its arguments

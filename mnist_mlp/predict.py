@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mnist_mlp.digits import Grey, NoDigitError, field_of, read_image
 from mnist_mlp.evaluate import CHECKPOINT_HELP, MODEL_HELP
+from mnist_mlp.run.process import prepare_process
 from mnist_mlp.settings import SettingError, make_directory, one_sentence
 from mnist_mlp.surroundings import import_from_here
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--pictures", metavar="DIR", type=Path, help="a PNG for each image: it, these pixels, all ten")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args()
+    prepare_process(threads=None, portable=True)
     with one_sentence():
         import_from_here()
         checkpoint, paths = divide(arguments.paths)

@@ -114,7 +114,7 @@ def rerun(
     _override(config, overrides or [], run)
     config.run_dir = str(place)
     there = read_record(place)
-    if there.get("status") == "completed" and there["epochs"] >= config.trainer.max_epochs:
+    if there.get("status") == "completed" and there.get("epochs", 0) >= config.trainer.max_epochs:
         raise SettingError("--run-dir", place, "holds a complete run, so nothing would be repeated: give another")
 
     prepare_process(config.get("threads"), config.get("portable", False))

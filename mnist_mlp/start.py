@@ -1,47 +1,26 @@
 """The console scripts. This imports next to nothing: Ctrl-C while the rest is imported then leaves no traceback."""
 
+from collections.abc import Callable
 from importlib import import_module
 
 from mnist_mlp.surroundings import interruptible
 
 
-def _run(module: str) -> None:
-    with interruptible():
-        command = import_module(module).main
-    command()
+def _main_of(module: str) -> Callable[[], None]:
+    def run() -> None:
+        with interruptible():
+            command = import_module(module).main
+        command()
+
+    return run
 
 
-def train() -> None:
-    _run("mnist_mlp.cli")
-
-
-def evaluate() -> None:
-    _run("mnist_mlp.evaluate")
-
-
-def report() -> None:
-    _run("mnist_mlp.report.command")
-
-
-def benchmark() -> None:
-    _run("mnist_mlp.benchmark.command")
-
-
-def compare() -> None:
-    _run("mnist_mlp.compare")
-
-
-def rerun() -> None:
-    _run("mnist_mlp.rerun")
-
-
-def predict() -> None:
-    _run("mnist_mlp.predict")
-
-
-def backprop() -> None:
-    _run("mnist_mlp.backprop.command")
-
-
-def tensorboard() -> None:
-    _run("mnist_mlp.tensorboard.serve")
+train = _main_of("mnist_mlp.cli")
+evaluate = _main_of("mnist_mlp.evaluate")
+report = _main_of("mnist_mlp.report.command")
+benchmark = _main_of("mnist_mlp.benchmark.command")
+compare = _main_of("mnist_mlp.compare")
+rerun = _main_of("mnist_mlp.rerun")
+predict = _main_of("mnist_mlp.predict")
+backprop = _main_of("mnist_mlp.backprop.command")
+tensorboard = _main_of("mnist_mlp.tensorboard.serve")

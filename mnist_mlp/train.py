@@ -24,7 +24,7 @@ from mnist_mlp.classes import check_classes
 from mnist_mlp.classifier import Classifier, score
 from mnist_mlp.datamodule import MINIBATCHES_PER_STEP, MNISTDataModule
 from mnist_mlp.parts import Parts, build, make, one_line, shows_events
-from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, weights_sha256
+from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, read_resumable, weights_sha256
 from mnist_mlp.run.directory import RunDirectory, disk_errors
 from mnist_mlp.run.loggers import Loggers
 from mnist_mlp.run.notebook import settings_of
@@ -117,7 +117,7 @@ def train(config: DictConfig, checked: bool = False) -> dict[str, Any]:
 
 def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSignals, opened: ExitStack) -> Session:
     """Connects the parts with the run's directory; `opened` closes what must be closed at the session's end."""
-    checkpoint = read_checkpoint(run.last, "run_dir") if run.last.exists() else None
+    checkpoint = read_resumable(run.last, "run_dir") if os.path.lexists(run.last) else None
     if checkpoint:
         run.refuse_checkpoint(checkpoint, config)
     done = checkpoint["epoch"] + 1 if checkpoint else 0
@@ -139,7 +139,8 @@ def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSi
         events = opened.enter_context(closing(Events(run, config, done)))
         recorder.on_epoch.append(events.epoch)
     _keep_apart(parts.callbacks, run)
-    given = {key: value for key, value in config.trainer.items() if key not in NOT_THE_TRAINERS}
+    plain: Any = OmegaConf.to_container(config.trainer)
+    given = {key: value for key, value in plain.items() if key not in NOT_THE_TRAINERS}
     trainer = make(
         "trainer",
         Trainer,
@@ -203,7 +204,17 @@ def fit(session: Session, config: DictConfig, run: RunDirectory) -> None:
     if session.done:
         log.info("resuming %s after epoch %d", os.path.relpath(run.path), session.done)
     last = run.last if session.done else None
-    session.trainer.fit(session.classifier, session.datamodule, ckpt_path=last, weights_only=True)
+    try:
+        session.trainer.fit(session.classifier, session.datamodule, ckpt_path=last, weights_only=True)
+    except (SettingError, MisconfigurationException, OSError):
+        raise
+    except Exception as error:
+        if last is None or session.recorder.began:
+            raise
+        problem = (
+            f"is damaged, and the run cannot go on from it ({type(error).__name__}: {one_line(error)}): restore it"
+        )
+        raise SettingError("run_dir", last, problem) from error
     run.write_metrics(session.recorder.rows)  # again: a kill in the last epoch may have come after the checkpoint only
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Server
 from helpers import PACKAGE_FILES, Command, Runner
 from hydra.core.hydra_config import HydraConfig
 
@@ -22,8 +23,10 @@ SIZES = {"train": 1200, "t10k": 350}  # 350 is no multiple of the evaluation bat
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=5, help="of test_torture.py, per signal")
+    parser.addoption("--kills", type=int, default=3, help="of test_torture.py, by each of two signals")
     parser.addoption("--kill-seed", type=int, help="of their moments; random where it is not given")
+    parser.addoption("--fuzz", type=int, default=1, help="of test_damaged.py: how many times as many rounds")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="of what is damaged, and how")
     parser.addoption(
         "--logs", type=Path, help="of test_browser.py: runs to look at, in place of a small sweep of its own"
     )
@@ -83,9 +86,29 @@ def finished(run: Runner) -> tuple[Path, dict[str, Any]]:
     return run("experiment=dropout_as_run")
 
 
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Server]:
+    """The process from which `command` forks; for a command that is watched or stopped."""
+    server = Server()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """`command("mnist-train", ...)` runs a console script in `tmp_path` as a user would."""
+def command(tmp_path: Path, commands: Server) -> Command:
+    """`command("mnist-train", ...)` runs a console script in `tmp_path`, in a process that is forked for it."""
+
+    def start(name: str, *arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+        process = commands.start(name, [*map(str, arguments)], tmp_path, {**os.environ, **environment})
+        said = process.communicate(timeout=240)
+        return subprocess.CompletedProcess([name, *arguments], process.wait(0), *said)
+
+    return start
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Command:
+    """`script("mnist-train", ...)` runs a console script in `tmp_path` as a user would, imports and all."""
 
     def start(name: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         script = Path(sys.executable).with_name(name)

@@ -1,7 +1,7 @@
 import functools
 import hashlib
 import http.server
-import multiprocessing
+import os
 import shutil
 import socket
 import threading
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Server
 from helpers import PACKAGE_FILES
 from torchvision import transforms
 from torchvision.datasets import MNIST
@@ -186,16 +187,13 @@ def test_an_altered_cache_is_unpacked_again(tmp_path: Path, monkeypatch: pytest.
     assert real().data_sha256 == expected
 
 
-def _unpack(_: int) -> str | None:
-    return real().data_sha256
-
-
-def test_processes_that_start_together_do_not_race(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: MNISTDataModule
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        assert set(pool.map(_unpack, range(4), chunksize=1)) == {shipped.data_sha256}
+def test_processes_that_start_together_do_not_race(commands: Server, tmp_path: Path) -> None:
+    """Each ends well only with the files of conf/data/mnist.yaml's hashes."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    processes = [commands.start("mnist-evaluate", ["--json"], tmp_path, environment) for _ in range(4)]
+    said = {process.communicate(timeout=120) for process in processes}
+    assert [process.returncode for process in processes] == [0] * 4
+    assert len(said) == 1
     assert sorted(path.name for path in tmp_path.rglob("raw/*")) == sorted(DATA_FILES)
 
 
@@ -263,3 +261,12 @@ def test_normalize_shape() -> None:
 def test_a_split_that_does_not_fit_is_refused(tiny_root: Path, setting: str, value: int) -> None:
     with pytest.raises(SettingError, match=rf"data\.{setting}={value}: must"):
         real(**{"root": str(tiny_root), "sha256": None, "test_size": 200, setting: value})
+
+
+def test_complete_files_are_used_where_nothing_can_be_written(tiny_root: Path) -> None:
+    raw = tiny_root / "MNIST" / "raw"
+    before = {path: path.stat().st_mtime_ns for path in (raw, *raw.iterdir())}
+    tiny = MNISTDataModule(root=str(tiny_root), download=True, test_size=200)
+    tiny.prepare_data()
+    tiny.setup()
+    assert {path: path.stat().st_mtime_ns for path in (raw, *raw.iterdir())} == before  # no lock either

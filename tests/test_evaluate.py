@@ -110,7 +110,7 @@ def test_a_model_file_that_cannot_be_used_is_one_sentence(finished: Finished, tm
         (None, "cannot be read (No such file or directory)"),
         ("hidden: [", "is not YAML (while parsing"),
         ("", "holds no settings"),
-        ("hidden: [3]", "must be an nn.Module from images (N, 1, 28, 28) to logits (N, 10), and is DictConfig"),
+        ("hidden: [3]", "must be an nn.Module from images (N, 1, 28, 28) to logits (N, 10), and is dict"),
     ):
         if content is not None:
             (tmp_path / "m.yaml").write_text(content)

@@ -187,23 +187,23 @@ def test_what_is_usual_with_hydra_works(said: Said, tiny: list[str], tmp_path: P
 
 
 def test_a_refused_resume_is_told_before_pytorch_is_imported(
-    command: Command, tmp_path: Path, finished: tuple[Path, object]
+    script: Command, tmp_path: Path, finished: tuple[Path, object]
 ) -> None:
     shutil.copytree(finished[0], tmp_path / "r")
     (tmp_path / "torch.py").write_text("raise SystemExit('imported')")
-    done = command("mnist-train", "run_dir=r", "seed=1", PYTHONPATH=".")
+    done = script("mnist-train", "run_dir=r", "seed=1", PYTHONPATH=".")
     assert done.stderr.startswith("run_dir=r: was run with "), done.stderr
 
 
 def test_an_experiment_that_is_a_sweep_among_files_with_the_names_of_modules(
-    command: Command, tiny: list[str], said: Said, tmp_path: Path
+    script: Command, tiny: list[str], said: Said, tmp_path: Path
 ) -> None:
     for name in ("random.py", "queue.py", "statistics.py", "numpy.py", "settings.py"):
         (tmp_path / name).write_text("raise RuntimeError(__file__)\n")
     (tmp_path / "ray").mkdir()
     short = ("trainer.max_epochs=1", "tensorboard.enabled=false", "sweep=s")
     backend = {"MPLBACKEND": "module://of_a_notebook.backend"}
-    done = command("mnist-train", *tiny, "--config-dir", "mine", "experiment=twice", *short, **backend)
+    done = script("mnist-train", *tiny, "--config-dir", "mine", "experiment=twice", *short, **backend)
     assert done.returncode == 0, done.stderr
     assert statuses(tmp_path / "logs" / "sweeps" / "s") == {"seed=0": "completed", "seed=1": "completed"}
 

@@ -1,13 +1,13 @@
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Command, Runner
+from forked import Server
+from helpers import Command, Runner, until
 
 from mnist_mlp.rerun import rerun
 from mnist_mlp.settings import SettingError
@@ -178,13 +178,12 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command: Command, finished
     assert not (tmp_path / "logs").exists()
 
 
-def test_an_interrupted_rerun_is_continued(run: Runner, tmp_path: Path) -> None:
+def test_an_interrupted_rerun_is_continued(run: Runner, commands: Server, tmp_path: Path) -> None:
     run_dir, _ = run("trainer.max_epochs=40", "experiment=dropout_as_run")
     again = tmp_path / "again"
-    command = [Path(sys.executable).with_name("mnist-rerun"), run_dir, "--run-dir", again]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while not (again / "metrics.csv").exists():
-        assert process.poll() is None
+    arguments = [str(run_dir), "--run-dir", str(again)]
+    process = commands.start("mnist-rerun", arguments, tmp_path, dict(os.environ))
+    until(lambda: (again / "metrics.csv").exists() or process.poll() is not None, "an epoch")
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 143
@@ -192,8 +191,8 @@ def test_an_interrupted_rerun_is_continued(run: Runner, tmp_path: Path) -> None:
     assert rerun(run_dir, again)[1][0] == WHOLE.format(40)
 
 
-def test_help_does_not_import_torch(command: Command) -> None:
-    done = command("mnist-rerun", "--help", PYTHONPROFILEIMPORTTIME="1")
+def test_help_does_not_import_torch(script: Command) -> None:
+    done = script("mnist-rerun", "--help", PYTHONPROFILEIMPORTTIME="1")
     assert "RUN_DIR" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "hydra" in imported

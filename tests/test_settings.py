@@ -92,8 +92,8 @@ def test_a_sweep_is_not_put_anywhere(command: Command, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["inside"]
 
 
-def test_the_traceback_is_there_for_who_asks(command: Command) -> None:
-    done = command("mnist-train", "seed=one", HYDRA_FULL_ERROR="1")
+def test_the_traceback_is_there_for_who_asks(script: Command) -> None:
+    done = script("mnist-train", "seed=one", HYDRA_FULL_ERROR="1")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 

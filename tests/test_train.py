@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from forked import Server
 from helpers import Command, Runner
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mnist_mlp.cli import arranged
 from mnist_mlp.run.checkpoint import weights_sha256
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.run.process import prepare_process
@@ -208,7 +210,7 @@ def test_a_strangers_checkpoint_is_not_resumed(run: Runner, tmp_path: Path, monk
         (other, "is of a run with another model.hidden, optimizer.lr: restore this run's"),
         ({**content, "hyper_parameters": {**settings, "model": target}}, "is of a run with another model._target_"),
         ({**content, "state_dict": other["state_dict"]}, "holds the weights of another backbone"),
-        ({**content, "state_dict": {"backbone": "x"}}, "holds the weights of another backbone"),
+        ({**content, "state_dict": {"backbone": "x"}}, r"is damaged \(its weights have backbone, which is no tensor\)"),
     ):
         torch.save(stranger, last)
         before = last.read_bytes()
@@ -253,6 +255,15 @@ def test_an_experiment_says_what_the_report_says(experiment: str, model: str) ->
     assert (config.experiment, config.network) == (experiment, model)
 
 
+def test_the_best_recipe_has_native_steps_on_other_images_each_epoch(run: Runner) -> None:
+    path, record = run("experiment=best", "trainer.max_epochs=2")
+    assert (record["experiment"], record["steps"], record["portable"]) == ("best", "native", True)
+    _, plain = run("experiment=best", "trainer.max_epochs=2", "data.transform=null")
+    assert record["final"]["train/loss"] > plain["final"]["train/loss"]
+    with (path / "metrics.csv").open() as file:
+        assert [float(row["lr"]) for row in csv.DictReader(file)] == [0.001, 0.0005]  # half a cosine in two epochs
+
+
 def test_every_option_of_every_group_composes_and_instantiates() -> None:
     conf = Path(__file__).parents[1] / "conf"
     for file in sorted(conf.glob("[!h]*/*.yaml")):
@@ -261,9 +272,9 @@ def test_every_option_of_every_group_composes_and_instantiates() -> None:
             assert instantiate(node) is not None
 
 
-def test_the_command_trains_on_the_real_images(command: Command, tmp_path: Path) -> None:
+def test_the_command_trains_on_the_real_images(script: Command, tmp_path: Path) -> None:
     """The whole of MNIST, from another directory, through the console script."""
-    done = command("mnist-train", "trainer.max_epochs=2", "run_dir=here/run")
+    done = script("mnist-train", "trainer.max_epochs=2", "run_dir=here/run")
     assert (done.returncode, done.stdout) == (0, "")
     run_dir = tmp_path / "here" / "run"
     record = json.loads((run_dir / "run.json").read_text())
@@ -295,18 +306,9 @@ def test_a_sweep_names_its_jobs_and_ends_with_a_table(command: Command, tmp_path
     assert list(csv.DictReader((sweep / "results.csv").read_text().splitlines())) == results
 
 
-def test_a_sweep_goes_on_past_a_failed_job(command: Command, tmp_path: Path, tiny: list[str]) -> None:
-    done = command("mnist-train", "-m", "sweep=s", "optimizer.lr=1e30,0.001", *tiny)
-    assert done.returncode == 1
-    assert "failed" in done.stdout
-    assert "Traceback" not in done.stderr
-    states = {path.parent.name: json.loads(path.read_text())["status"] for path in tmp_path.rglob("run.json")}
-    assert states == {"optimizer.lr=1e+30": "failed", "optimizer.lr=0.001": "completed"}
-
-
-def test_runs_started_together_get_their_own_directories(tmp_path: Path, tiny: list[str]) -> None:
-    script = Path(sys.executable).with_name("mnist-train")
-    processes = [subprocess.Popen([script, *tiny, "trainer.max_epochs=1"], cwd=tmp_path) for _ in range(2)]
+def test_runs_started_together_get_their_own_directories(commands: Server, tmp_path: Path, tiny: list[str]) -> None:
+    arguments = [*tiny, "trainer.max_epochs=1"]
+    processes = [commands.start("mnist-train", arguments, tmp_path, dict(os.environ)) for _ in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert len(list((tmp_path / "logs" / "runs").iterdir())) == 2
 
@@ -334,8 +336,8 @@ def test_a_backbone_of_ones_own_takes_one_file(command: Command, tmp_path: Path,
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]])
-def test_help_configuration_and_completion_do_not_import_torch(command: Command, arguments: list[str]) -> None:
-    done = command(
+def test_help_configuration_and_completion_do_not_import_torch(script: Command, arguments: list[str]) -> None:
+    done = script(
         "mnist-train", *arguments, PYTHONPROFILEIMPORTTIME="1", COMP_LINE="mnist-train experiment=", COMP_POINT="23"
     )
     assert done.returncode == 0
@@ -422,13 +424,8 @@ def test_a_network_of_other_widths_is_named_for_them(run: Runner) -> None:
     assert run("model.dropout=0.5", "trainer.max_epochs=1")[1]["model"] == "network_a"
 
 
-@pytest.mark.parametrize(("flag", "place"), [("-m", 9), ("--multirun", 9), ("-m", 1)])
-def test_a_sweep_is_asked_for_anywhere(
-    command: Command, tmp_path: Path, tiny: list[str], flag: str, place: int
-) -> None:
-    arguments = ["experiment=baseline", "seed=0,1", "sweep=s", *tiny, "trainer.max_epochs=1"]
-    arguments.insert(place, flag)
-    done = command("mnist-train", *arguments)
-    assert done.returncode == 0, done.stderr
-    jobs = sorted(path.name for path in (tmp_path / "logs" / "sweeps" / "s").iterdir() if path.is_dir())
-    assert jobs == ["seed=0", "seed=1"]
+@pytest.mark.parametrize(("flag", "place"), [("-m", 2), ("--multirun", 2), ("-m", 1)])
+def test_a_sweep_is_asked_for_anywhere(flag: str, place: int) -> None:
+    """Where Hydra's own parser takes a flag first only; that a sweep with -m at its end runs: test_habits_hydra.py."""
+    given = ["experiment=baseline", "seed=0,1"]
+    assert arranged([*given[:place], flag, *given[place:]]) == [flag, *given]

@@ -19,6 +19,7 @@ from mnist_mlp.backprop.derivation import Derivation, Latex, Notation, dot, late
 from mnist_mlp.backprop.expression import parse
 from mnist_mlp.backprop.passes import prove, work
 from mnist_mlp.run.directory import durable_write
+from mnist_mlp.run.process import prepare_process
 from mnist_mlp.settings import BACKPROP_RULES, SettingError, check_rules, end, make_directory, one_sentence
 from mnist_mlp.surroundings import import_from_here
 
@@ -91,8 +92,7 @@ def backprop(config: DictConfig) -> dict[str, float]:
     check_rules(config, BACKPROP_RULES)
     if config.tensorboard and not config.draw:
         raise SettingError("tensorboard", config.tensorboard, "needs the pictures: leave draw=true")
-    if config.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read when torch is first imported, which is below
+    prepare_process(config.threads, portable=True)  # before PyTorch is imported, which is below
     results = _expression(config) if config.get("network") is None else _network(config)
     directory = Path(config.run_dir)
     make_directory(directory)

@@ -90,12 +90,19 @@ def _refuse_missing(raw: Path, dataset: str, root: str | None, place: Path) -> N
 def _download(dataset: str, root: Path, mirror: str | None) -> None:
     """torchvision's own download, into a temporary directory first: a killed one leaves no half file behind."""
     raw = root / dataset / "raw"
+
+    def is_complete() -> bool:
+        return all((raw / name).is_file() for name in DATA_FILES)
+
+    if is_complete():  # perhaps where nothing can be written
+        return
     try:
         raw.mkdir(parents=True, exist_ok=True)
+        held = FileLock(raw / ".download.lock").acquire()  # of several processes started at once, one downloads
     except OSError as error:
         raise SettingError("data.root", root, f"cannot be written ({error.strerror})") from error
-    with FileLock(raw / ".download.lock"):  # of several processes started at once, one downloads
-        if all((raw / name).is_file() for name in DATA_FILES):
+    with held:
+        if is_complete():
             return
         family = FAMILIES[dataset]
         if mirror is not None:

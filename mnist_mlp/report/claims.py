@@ -5,7 +5,7 @@ here of the same name, which notes on a sheet (`sheet.py`) what it finds and ret
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,43 +15,51 @@ import numpy as np
 import yaml
 
 from mnist_mlp.report.evidence import (
+    LAST,
     MODELS,
+    SHORT,
     TAIL,
     Case,
+    Columns,
     Evidence,
+    case,
+    each,
+    first,
     gap,
     highest,
+    last,
     rank_correlation,
     rise,
-    t_interval,
+    smooth,
     tail,
+    window,
 )
 from mnist_mlp.report.original import original_run
 from mnist_mlp.report.sheet import (
-    FACTOR,
-    LAST,
-    NOTHING,
     POINTS,
     SHAPE,
     STEADY,
     Claim,
+    Row,
     Sheet,
+    adjusted,
     combined,
     fraction,
     loss,
-    near,
     negative,
-    one_run,
+    p_text,
     percent,
+    plain_number,
     points,
     positive,
-    signed,
-    value,
+    spread,
     yes,
 )
-from mnist_mlp.run.records import Run
+from mnist_mlp.run.groups import configured
 
-Texts = dict[str, str]
+Texts = Mapping[str, str]
+EARLY = 50  # epochs in which a fresh network comes down: the recorded ones of Experiment 1 had done so before
+DROPOUTS = (0.3, 0.4, 0.5, 0.6)
 
 
 @cache
@@ -64,18 +72,19 @@ def entries() -> dict[str, dict[str, Any]]:
 def judge(evidence: Evidence) -> list[Claim]:
     """Every claim, in the order of the original report; where the runs that it takes are not there, it is undecided and
     says so."""
-    return [judged(key, evidence) for key in entries()]
+    return adjusted([judged(key, evidence) for key in entries()])
 
 
 def judged(key: str, evidence: Evidence) -> Claim:
     """One claim."""
     entry = entries()[key]
     columns = tuple(entry["columns"])
-    test: Callable[[Sheet], Texts] = globals()[key]  # the function of the entry's name
+    test: Callable[[Sheet], Texts | None] = globals()[key]  # the function of the entry's name
     sheet = Sheet(evidence.having(columns))
-    constants = {"tail": TAIL, "last": LAST, "factor": FACTOR, "shape": SHAPE, "points": "half a percentage point"}
-    found = constants | test(sheet)
-    verdict = sheet.verdict or combined(sheet.verdicts)
+    constants = {"tail": TAIL, "last": LAST, "short": SHORT, "early": EARLY, "shape": SHAPE, "steady": percent(STEADY)}
+    constants |= {"points": "half a percentage point", "window": window(LAST)}
+    found = constants | dict(test(sheet) or {})
+    verdict = sheet.verdict or combined(sheet.rows)
     explanation = f"{entry['explanation']} {entry.get('when', {}).get(verdict, '')}"
     return Claim(
         key,
@@ -89,31 +98,43 @@ def judged(key: str, evidence: Evidence) -> Claim:
         tuple(sheet.missing),
         tuple(run.name for run in sheet.evidence.left_out()),
         columns,
-        tuple(sheet.p_values),
     )
 
 
+def baseline(network: str) -> Case:
+    return case("baseline", network)
+
+
+def as_run(network: str) -> Case:
+    return case("dropout_as_run", network)
+
+
 def reproduced(sheet: Sheet, experiment: int) -> Texts:
-    for network in MODELS:
-        known = original_run(experiment, network)
-        case = Case(known.as_run, network)
-        there = known.points
-        for epoch in (10, 50, 100, LAST):
-            sheet.accuracy(case, float(there["val/accuracy"][there["epoch"] == epoch][0]), epoch, "recorded")
-        if run := sheet.at(case):
-            ours = run.epochs["val/loss"][there["epoch"].astype(int) - 1]
-            ratios = ours / there["val/loss"]
-            agreement = rank_correlation(ours, there["val/loss"])
-            sheet.row(
-                f"shape of the validation loss, {len(ours)} epochs",
-                f"{case}: rank correlation {agreement:.2f}",
-                "recorded points",
-                f"× {ratios.min():.2f} to × {ratios.max():.2f}, median × {np.median(ratios):.2f}",
-                one_run(run),
-                yes(agreement >= SHAPE[0] and ratios.max() <= SHAPE[1] and ratios.min() >= 1 / SHAPE[1]),
-            )
-    cases = [Case(original_run(experiment, network).as_run, network) for network in MODELS]
-    return {"settled": sheet.settling(*cases)}
+    def unlike(columns: Columns) -> list[str]:
+        accuracies = [
+            100 * (columns["val/accuracy"] - theirs["val/accuracy"])[epoch - 1] for epoch in (10, 50, 100, LAST)
+        ]
+        found = [
+            f"{off:+.2f} points in epoch {epoch}"
+            for epoch, off in zip((10, 50, 100, LAST), accuracies, strict=True)
+            if abs(off) > 100 * POINTS + 1e-9  # half a point itself is within it, whatever its last bit
+        ]
+        ours, recorded = smooth(columns["val/loss"]), smooth(theirs["val/loss"])
+        ratios, agreement = ours / recorded, rank_correlation(ours, recorded)
+        if agreement < SHAPE[0]:
+            found.append(f"rank correlation of the loss {agreement:.2f}")
+        if ratios.max() > SHAPE[1] or ratios.min() < 1 / SHAPE[1]:
+            found.append(f"loss × {ratios.min():.2f} to × {ratios.max():.2f}")
+        return [text.replace("-", "−") for text in found]
+
+    cases = [case(original_run(experiment, network).as_run, network) for network in MODELS]
+    for of_it in cases:
+        theirs = original_run(experiment, of_it.network).epochs
+        sheet.counted("accuracy near, and loss of the same shape", of_it, unlike)
+        sheet.contrast(f"validation accuracy of epoch {LAST}", {of_it: 1}, last("val/accuracy"), form=percent)
+        sheet.contrast(f"validation loss of epoch {LAST}", {of_it: 1}, last("val/loss"))
+    settled = sheet.settling(*cases)
+    return {"settled": f"{settled}When a run stops jumping decides where its validation loss ends. " if settled else ""}
 
 
 def reproduced_1(sheet: Sheet) -> Texts:
@@ -124,233 +145,185 @@ def reproduced_2(sheet: Sheet) -> Texts:
     return reproduced(sheet, 2)
 
 
-def deeper(sheet: Sheet) -> Texts:
-    depths = {}
-    for network in MODELS:
-        case = Case("baseline", network)
-        if run := sheet.at(case, 1):
-            widths = [784, *run.settings["model.hidden"], 10]
-            weights = sum((before + 1) * after for before, after in pairwise(widths))
-            depths[network] = len(widths) - 1
-            sheet.row(
-                f"Network {network}", f"{depths[network]} layers", "-".join(map(str, widths)), f"{weights:,} parameters"
-            )
-    if len(depths) == 2:
-        sheet.verdict = yes(depths["B"] > depths["A"])
-    return {}
+def deeper(sheet: Sheet) -> None:
+    depths, sizes = {}, {}
+    for network, model in MODELS.items():
+        widths = [784, *(configured("baseline", model) or {})["model.hidden"], 10]
+        depths[network] = len(widths) - 1
+        sizes[network] = sum((before + 1) * after for before, after in pairwise(widths))
+    sheet.rows += [
+        Row("layers with weights", f"B: {depths['B']}", f"A: {depths['A']}", verdict=yes(depths["B"] > depths["A"])),
+        Row("parameters", f"B: {sizes['B']:,}", f"A: {sizes['A']:,}", f"× {sizes['B'] / sizes['A']:.1f}"),
+    ]
 
 
 def steadily(sheet: Sheet) -> Texts:
-    cases = [Case("baseline", network) for network in MODELS]
-    for case in cases:
-        if run := sheet.at(case):
-            losses = run.epochs["train/loss"][:LAST]
-            steady = float(np.mean((np.diff(losses) < 0) | (losses[1:] < NOTHING)))
-            sheet.row(
-                "epochs with a lower training loss than the one before, or none",
-                f"{case}: {percent(steady)}",
-                f"steady: {percent(STEADY)}",
-                f"highest after epoch 100: {loss(losses[100:].max())}; lowest before: {loss(losses[:100].min())}",
-                one_run(run),
-                yes(steady >= STEADY),
-            )
+    falling = each(lambda run: float(np.mean(np.diff(run["train/loss"]) < 0)))
+    trend = each(lambda run: rank_correlation(np.arange(len(run["train/loss"])), run["train/loss"]))
+    cases = [baseline(network) for network in MODELS]
+    for of_it in cases:
+        sheet.contrast("steps that lower the training loss", {of_it: 1}, falling, positive, percent, less=STEADY)
+    for of_it in cases:
+        sheet.contrast("rank correlation of training loss and epoch", {of_it: 1}, trend, form=plain_number)
     return {"settled": sheet.settling(*cases)}
 
 
-def baseline_rises(sheet: Sheet) -> Texts:
-    steps = []
+def baseline_rises(sheet: Sheet) -> None:
+    def up(run: Columns) -> float:
+        losses = run["val/loss"]
+        return float(np.mean(np.diff(losses[losses.argmin() :]) > 0)) if losses.argmin() + 1 < len(losses) else 0.0
+
     for network in MODELS:
-        case = Case("baseline", network)
-        sheet.compare("rise of the validation loss from its minimum", case, None, rise, positive)
-        if run := sheet.evidence.longest(case):
-            losses, end = run.epochs["val/loss"], run.length
-            lowest = int(losses.argmin())
-            sheet.row(
-                "validation loss of the last epoch, and at its minimum",
-                f"{case}: {loss(losses[-1])}",
-                f"{loss(losses[lowest])} in epoch {lowest + 1}",
-                f"× {losses[-1] / losses[lowest]:.1f}",
-                one_run(run, end),
-            )
-            if lowest + 1 < end:
-                up = float(np.mean(np.diff(losses[lowest:]) > 0))
-                steps.append(
-                    f"{100 * up:.0f} % of the {end - lowest - 1} epochs after its minimum for Network {network}"
-                )
-    trend = f'As for "after each epoch": in one run each it went up in {" and in ".join(steps)}.' if steps else ""
-    return {"steps": trend}
+        sheet.contrast("rise of the validation loss from its minimum", {baseline(network): 1}, rise, positive)
+    for network in MODELS:
+        sheet.contrast("epochs after the minimum that raise it", {baseline(network): 1}, each(up), form=percent)
+        times = each(lambda run: run["val/loss"][-1] / run["val/loss"].min())
+        sheet.contrast(
+            "last validation loss, as a multiple of the lowest", {baseline(network): 1}, times, form=plain_number
+        )
 
 
-def metrics_agree(sheet: Sheet) -> Texts:
-    for experiment in ("baseline", "dropout_as_run"):
+def metrics_agree(sheet: Sheet) -> None:
+    def compared(curves: Sequence[Columns]) -> tuple[str, str, bool]:
+        names = ("recall", "precision", "f1")
+        accuracy = np.concatenate([run["val/accuracy"] for run in curves])
+        metrics = {name: np.concatenate([run[f"val/{name}"] for run in curves]) for name in names}
+        apart = {name: float(np.abs(metric - accuracy).max()) for name, metric in metrics.items()}
+        agreement = min(rank_correlation(accuracy, metrics[name]) for name in ("precision", "f1"))
+        text = ", ".join(f"{name} {points(size).removesuffix(' points')}" for name, size in apart.items())
+        return (
+            f"{text} points",
+            f"rank correlation at least {agreement:.3f}",
+            apart["recall"] < 1e-6 and agreement >= SHAPE[0],
+        )
+
+    for experiment in (1, 2):
         for network in MODELS:
-            case = Case(experiment, network)
-            runs = sheet.evidence.all(case)
-            metrics = {
-                name: np.concatenate([run.epochs[f"val/{name}"] for run in runs]) if runs else np.empty(0)
-                for name in ("accuracy", "recall", "precision", "f1")
-            }
-            accuracy = metrics.pop("accuracy")
-            if len(accuracy) < 3:
-                sheet.lacks(f"three epochs or more of {case}")
-                continue
-            apart = {name: float(np.abs(metric - accuracy).max()) for name, metric in metrics.items()}
-            agreement = min(rank_correlation(accuracy, metrics[name]) for name in ("precision", "f1"))
-            sheet.row(
-                "largest distance from the accuracy",
-                f"{case}: " + ", ".join(f"{name} {points(size)}" for name, size in apart.items()),
-                "",
-                f"rank correlation with it at least {agreement:.3f}",
-                f"{len(accuracy)} epochs of {len(runs)} run{'s' if len(runs) > 1 else ''}",
-                yes(apart["recall"] < 1e-6 and agreement >= SHAPE[0]),
+            own = original_run(experiment, network)
+            of_it = case(own.as_run, network)
+            theirs = compared([own.epochs])
+            curves = [run.epochs.table for run in sheet.evidence.runs(of_it, 3).values()]
+            text, correlation, agree = compared(curves) if curves else ("", "", False)
+            if not curves:
+                sheet.lacks(of_it, 3)
+            sheet.rows.append(
+                Row(
+                    "largest distance from the accuracy, all epochs",
+                    f"{of_it}: {text}" if curves else "",
+                    difference=correlation,
+                    report=f"{theirs[0]}; {theirs[1]}",
+                    n=str(len(curves)),
+                    verdict=yes(agree) if curves else "undecided",
+                    agrees=theirs[2],
+                )
             )
-    return {}
 
 
 def accuracies(sheet: Sheet) -> Texts:
+    found = {}
     for network in MODELS:
-        case, text = Case("baseline", network), original_run(1, network).text
-        sheet.accuracy(case, fraction(text.final_accuracy))
-        if run := sheet.at(case):
-            best = int(run.epochs["val/accuracy"][:LAST].argmax()) + 1
-            ours, told = value(run, "val/accuracy", best), fraction(text.best_accuracy)
-            sheet.row(
-                "highest validation accuracy",
-                f"{case}: {percent(ours)} in epoch {best}",
-                f"text: {percent(told)} in epoch {text.best_epoch}",
-                signed(ours - told, percent),
-                one_run(run),
-                yes(abs(ours - told) <= POINTS + 1e-9),
-            )
-            if run.length > LAST:  # the test set was seen by later weights only
-                sheet.lacks(f"the test accuracy of {case} after {LAST} epochs")
-                continue
-            ours, told = float(run.record["test"]["last"]["accuracy"]), fraction(text.test_accuracy)
-            error = ((ours * (1 - ours) + told * (1 - told)) / 3000) ** 0.5
-            sheet.row(
-                "test accuracy",
-                f"{case}: {percent(ours)}",
+        own = original_run(1, network)
+        text, recorded = own.text, own.epochs["val/accuracy"]
+        told = fraction(text.final_accuracy)
+        sheet.predicted(f"validation accuracy of epoch {LAST}", baseline(network), told, last("val/accuracy"))
+        told = fraction(text.best_accuracy)
+        sheet.predicted("highest validation accuracy", baseline(network), told, highest("val/accuracy"))
+        found[network] = percent(float(recorded[(text.best_epoch or 1) - 1]))
+        found[f"{network}_best"] = f"{percent(float(recorded.max()))} in epoch {recorded.argmax() + 1}"
+    return found
+
+
+def test_accuracies(sheet: Sheet) -> None:
+    for network in MODELS:
+        of_it, told = baseline(network), fraction(original_run(1, network).text.test_accuracy)
+        runs = sheet.evidence.runs(of_it, LAST).values()
+        tested = {run.seed: float(run.record["test"]["last"]["accuracy"]) for run in runs if run.length == LAST}
+        if len(tested) < 2:
+            sheet.lacks(of_it, LAST)
+            continue
+        values = np.array(list(tested.values()))
+        error = (2 * told * (1 - told) / 3000) ** 0.5
+        sheet.rows.append(
+            Row(
+                "test accuracy of the last weights",
+                f"{of_it}: {spread(values, percent)}, {percent(values.min())} to {percent(values.max())}",
                 f"text: {percent(told)}",
-                f"{signed(ours - told, percent)}; its standard error {points(error)}",
-                one_run(run),
-                yes(abs(ours - told) <= 1.96 * error),
+                f"two samples of 3,000 images differ by about {points(error)}",
+                n=str(len(values)),
             )
-    return {}
+        )
+    sheet.verdict = "cannot be tested"
+
+
+def b_less_a(
+    sheet: Sheet, quantity: str, measure: Callable[[Sequence[Columns]], np.ndarray], *arguments: Any, **named: Any
+) -> None:
+    """A row for Network B less Network A, both without dropout."""
+    sheet.contrast(f"{quantity}, B − A", {baseline("B"): 1, baseline("A"): -1}, measure, *arguments, **named)
 
 
 def b_trains_worse(sheet: Sheet) -> Texts:
-    a, b = Case("baseline", "A"), Case("baseline", "B")
-    sheet.compare("training loss at the end", b, a, tail("train/loss"), positive)
-    sheet.beside("mean training loss of all epochs", b, a, lambda run, end: run.epochs["train/loss"][:end].mean(), loss)
-    theirs = {network: original_run(1, network).points["train/loss"] for network in MODELS}
-    sheet.row(
-        "mean training loss of the 20 recorded epochs",
-        f"recorded B: {loss(theirs['B'].mean())}",
-        f"recorded A: {loss(theirs['A'].mean())}",
-        signed(theirs["B"].mean() - theirs["A"].mean(), loss),
-        "the report's records",
-    )
-    return {"higher": str(np.sum(theirs["B"] > theirs["A"]))}
+    late = each(lambda run: run["train/loss"][EARLY:].mean())
+    b_less_a(sheet, f"mean training loss of epochs {EARLY + 1} to {LAST}", late, positive)
+    b_less_a(sheet, f"mean training loss of all {LAST} epochs", each(lambda run: run["train/loss"].mean()))
+    b_less_a(sheet, f"training loss, last {TAIL} epochs", tail("train/loss"))
+    theirs = {network: original_run(1, network).epochs["train/loss"] for network in MODELS}
+    curves = {network: sheet.evidence.curves(baseline(network), LAST) for network in MODELS}
+    both = sorted(curves["A"].keys() & curves["B"].keys())
+    counts = [int(np.sum(curves["B"][seed]["train/loss"] > curves["A"][seed]["train/loss"])) for seed in both]
+    ours = f"; here, by seed, in {', '.join(map(str, counts))}" if counts else ""
+    return {"higher": str(np.sum(theirs["B"] > theirs["A"])), "ours": ours}
 
 
-def training_accuracy(sheet: Sheet) -> Texts:
-    case = Case("baseline", "B")
-    if run := sheet.at(case):
-        told, ours = fraction(original_run(1, "B").text.final_accuracy), 1 - value(run, "train/error")
-        sheet.row(
+def training_accuracy(sheet: Sheet) -> None:
+    told, of_it = fraction(original_run(1, "B").text.final_accuracy), baseline("B")
+    right = each(lambda run: 1 - run["train/error"][-1])
+    interval = sheet.predicted(f"training accuracy of epoch {LAST}", of_it, told, right)
+    recorded = float(right([original_run(1, "B").epochs])[0])
+    sheet.rows.append(
+        Row(
             f"training accuracy of epoch {LAST}",
-            f"{case}: {percent(ours)}",
             f"text: {percent(told)}",
-            signed(ours - told, percent),
-            one_run(run),
-            yes(abs(ours - told) <= POINTS),
+            report=percent(recorded),
+            verdict=yes(abs(recorded - told) <= POINTS),
         )
-        sheet.row(f"validation accuracy of epoch {LAST}", f"{case}: {percent(value(run, 'val/accuracy'))}")
-    return {}
+    )
+    if interval:
+        sheet.contrast(f"validation accuracy of epoch {LAST}", {of_it: 1}, last("val/accuracy"), form=percent)
 
 
 def b_more_accurate(sheet: Sheet) -> Texts:
-    a, b = Case("baseline", "A"), Case("baseline", "B")
-    sheet.compare("validation accuracy at the end", b, a, tail("val/accuracy"), positive, percent)
-    sheet.compare("highest validation accuracy", b, a, highest("val/accuracy"), positive, percent)
-    sheet.beside(
-        "validation accuracy of the last epoch", b, a, lambda run, end: value(run, "val/accuracy", end), percent
-    )
-    theirs = {network: float(original_run(1, network).points["val/accuracy"][-1]) for network in MODELS}
-    sheet.row(
-        "validation accuracy of the last epoch",
-        f"recorded B: {percent(theirs['B'])}",
-        f"recorded A: {percent(theirs['A'])}",
-        signed(theirs["B"] - theirs["A"], percent),
-        "the report's records",
-    )
-    variances = {network: p * (1 - p) / 10_000 for network, p in theirs.items()}
-    return {"error": points(variances["A"] ** 0.5), "error_of_two": points(sum(variances.values()) ** 0.5)}
+    b_less_a(sheet, f"validation accuracy, last {TAIL} epochs", tail("val/accuracy"), positive, percent)
+    b_less_a(sheet, "highest validation accuracy", highest("val/accuracy"), positive, percent)
+    theirs = [float(original_run(1, network).epochs["val/accuracy"][-1]) for network in MODELS]
+    variances = [p * (1 - p) / 10_000 for p in theirs]
+    return {"error": points(variances[0] ** 0.5), "error_of_two": points(sum(variances) ** 0.5)}
 
 
 def b_overfits_more(sheet: Sheet) -> Texts:
-    a, b = Case("baseline", "A"), Case("baseline", "B")
-
-    def gap_at(run: Run, end: int) -> float:
-        return value(run, "val/loss", end) - value(run, "train/loss", end)
-
-    def rise_at(run: Run, end: int) -> float:
-        return value(run, "val/loss", end) - float(run.epochs["val/loss"][:end].min())
-
-    sheet.compare("generalisation gap", b, a, gap, positive)
-    sheet.compare("rise of the validation loss from its minimum", b, a, rise, positive)
-    sheet.beside("generalisation gap", b, a, gap_at, loss)
-    sheet.beside("rise of the validation loss from its minimum", b, a, rise_at, loss)
-    single = ""
-    if (run := sheet.evidence.longest(b)) and (other := sheet.evidence.longest(a)):
-        end = min(run.length, other.length)
-        larger = "larger" if gap_at(run, end) > gap_at(other, end) else "smaller"
-        theirs = "larger" if gap_at_record("B") > gap_at_record("A") else "smaller"
-        single = (
-            f"In one run each the gap after {end} epochs is {larger} for B than for A; in the report's it was "
-            f"{theirs} ({loss(gap_at_record('B'))} and {loss(gap_at_record('A'))}). Of n = 1 neither says what another "
-            "seed does. "
-        )
-    return {"single": single, "settled": sheet.settling(a, b)}
-
-
-def gap_at_record(network: str) -> float:
-    """The generalisation gap in the last epoch of the report's Experiment 1."""
-    known = original_run(1, network).points
-    return float(known["val/loss"][-1] - known["train/loss"][-1])
+    b_less_a(sheet, "generalisation gap", gap, positive)
+    b_less_a(sheet, "rise of the validation loss from its minimum", rise, positive)
+    for epochs in (40, 100, 200, 400):
+        b_less_a(sheet, f"generalisation gap after {epochs} epochs", gap, epochs=epochs)
+    return {"settled": sheet.settling(baseline("A"), baseline("B"))}
 
 
 def first_epoch(sheet: Sheet) -> Texts:
     older = []
     for experiment in (1, 2):
         for network in MODELS:
-            known = original_run(experiment, network)
-            case = Case(known.as_run, network)
-            # A seed's first epoch is the same in runs of any length: it counts once.
-            first = np.array(list({run.seed: value(run, "train/loss", 1) for run in sheet.evidence.all(case)}.values()))
-            theirs = float(known.points["train/loss"][0])
-            if len(first) < 2:
-                if experiment == 1:
-                    sheet.lacks(f"two seeds or more of {case}")
-                continue
-            # Where one more run would lie: wider than the interval of the mean by the scatter of that run itself.
-            mean, _, high, _ = t_interval(first)
-            half = (high - mean) * (len(first) + 1) ** 0.5
-            sd = float(first.std(ddof=1))
-            away = f", {abs(theirs - mean) / sd:.1f} standard deviations" if sd else ""
-            sheet.row(
-                f"training loss of epoch 1, Experiment {experiment}",
-                f"{case}: {loss(mean)} ± {loss(sd)}; one more within ± {loss(half)}",
-                f"recorded: {loss(theirs)}",
-                f"{signed(theirs - mean, loss)}{away}",
-                f"{len(first)} seeds",
-                yes(abs(theirs - mean) <= half) if experiment == 1 else None,
+            own = original_run(experiment, network)
+            of_it, told = case(own.as_run, network), float(own.epochs["train/loss"][0])
+            quantity = f"training loss of epoch 1, Experiment {experiment}"
+            found = sheet.predicted(
+                quantity, of_it, told, last("train/loss", 1), loss, epochs=1, whose="recorded", decides=experiment == 1
             )
-            run = sheet.evidence.longest(case)
-            if run and experiment == 1 and theirs < mean - half:
-                reached = np.flatnonzero(run.epochs["train/loss"] <= theirs)
-                if len(reached):
-                    older.append(f"Network {network} gets down to the recorded {theirs:.3f} in epoch {reached[0] + 1}")
+            if found and experiment == 1 and np.log(told) < found.low:
+                runs = [run.epochs["train/loss"] for run in sheet.evidence.runs(of_it).values()]
+                reached = [int(np.argmax(losses <= told)) + 1 for losses in runs if (losses <= told).any()]
+                if reached:
+                    when = " to ".join(map(str, dict.fromkeys((min(reached), max(reached)))))
+                    older.append(f"Network {network} gets down to the recorded {told:.3f} in epoch {when}")
     sentence = (
         f"Here {' and '.join(older)}. So the recorded networks had been trained for about that long before their "
         "epoch 1, as happens when a notebook's training cell is run a second time."
@@ -360,50 +333,29 @@ def first_epoch(sheet: Sheet) -> Texts:
     return {"older": sentence}
 
 
-def dropout_helps(sheet: Sheet, network: str, accuracy_falls: bool) -> Texts:
-    before, after = Case("baseline", network), Case("dropout_as_run", network)
+def dropout_helps(sheet: Sheet, network: str, accuracy_falls: bool) -> None:
+    weights = {as_run(network): 1, baseline(network): -1}
     side = negative if accuracy_falls else positive
-    sheet.compare("validation loss at the end", after, before, tail("val/loss"), negative)
-    sheet.compare("validation accuracy at the end", after, before, tail("val/accuracy"), side, percent)
-    seeds = list(sheet.verdicts)
-    texts = [original_run(experiment, network).text for experiment in (1, 2)]
-    for case, text in zip((before, after), texts, strict=True):
-        sheet.last_loss(case, "val/loss", float(text.val_loss or 0))
-    told = fraction(texts[1].final_accuracy) - fraction(texts[0].final_accuracy)
-    if (run := sheet.at(after)) and (other := sheet.at(before)):
-        ours, theirs = value(run, "val/accuracy"), value(other, "val/accuracy")
-        sheet.row(
-            f"validation accuracy of epoch {LAST}",
-            f"{after}: {percent(ours)}",
-            f"{before}: {percent(theirs)}",
-            f"{signed(ours - theirs, percent)} (text: {signed(told, percent)})",
-            one_run(run, LAST, " each"),
-            yes(ours < theirs if accuracy_falls else ours > theirs),
-        )
-    # Seeds stand at the shorter length, where less has happened.
-    late = sheet.verdicts[len(seeds) :]
-    differs = (
-        "The seeds, after fewer epochs, and the long runs do not say the same; the report speaks of the latter, of "
-        "which there is one each."
-        if not sheet.missing and combined(seeds) != combined(late)
-        else ""
-    )
-    return {"differs": differs}
+    sheet.contrast(f"validation loss, last {TAIL} epochs", weights, tail("val/loss"), negative)
+    sheet.contrast(f"validation accuracy, last {TAIL} epochs", weights, tail("val/accuracy"), side, percent)
+    for experiment, of_it in ((1, baseline(network)), (2, as_run(network))):
+        told = float(original_run(experiment, network).text.val_loss or 0)
+        sheet.predicted(f"validation loss of epoch {LAST}", of_it, told, last("val/loss"), loss)
 
 
-def dropout_a(sheet: Sheet) -> Texts:
-    return dropout_helps(sheet, "A", accuracy_falls=True)
+def dropout_a(sheet: Sheet) -> None:
+    dropout_helps(sheet, "A", accuracy_falls=True)
 
 
-def dropout_b(sheet: Sheet) -> Texts:
-    return dropout_helps(sheet, "B", accuracy_falls=False)
+def dropout_b(sheet: Sheet) -> None:
+    dropout_helps(sheet, "B", accuracy_falls=False)
 
 
-def dropout_trains_worse(sheet: Sheet) -> Texts:
-    before, after = Case("baseline", "A"), Case("dropout_as_run", "A")
-    sheet.compare("training loss at the end", after, before, tail("train/loss"), positive)
-    sheet.last_loss(after, "train/loss", float(original_run(2, "A").text.train_loss or 0))
-    return {}
+def dropout_trains_worse(sheet: Sheet) -> None:
+    weights = {as_run("A"): 1, baseline("A"): -1}
+    sheet.contrast(f"training loss, last {TAIL} epochs", weights, tail("train/loss"), positive)
+    told = float(original_run(2, "A").text.train_loss or 0)
+    sheet.predicted(f"training loss of epoch {LAST}", as_run("A"), told, last("train/loss"), loss)
 
 
 def learning_rates(steps: Sequence[float | None], rate: float = 0.001) -> list[float]:
@@ -428,93 +380,70 @@ def learning_rates(steps: Sequence[float | None], rate: float = 0.001) -> list[f
     return rates
 
 
-def rate_decayed(sheet: Sheet) -> Texts:
+def rate_decayed(sheet: Sheet) -> None:
     for network in MODELS:
-        known = original_run(2, network).points
-        losses = known["val/loss"]
-        given, proper = learning_rates(losses.tolist()), learning_rates([None] * len(losses))
-        sheet.row(
-            f"rate after {len(losses)} calls of StepLR, from 0.001",
-            f"step(validation_loss): {given[-1]:g}",
-            f"step(): {proper[-1]:g}",
-            f"recorded losses of Network {network}, {losses.min():g} to {losses.max():g}",
-            "PyTorch, run for this page",
-            yes(min(given) < 0.001),
-        )
-        cases = [Case(experiment, network) for experiment in ("dropout_as_run", "dropout_as_intended")]
-        runs = [run for case in cases if (run := sheet.at(case, 15))]  # up to epoch 10 the two are the same
-        if len(runs) < 2:
-            continue
-        end = min(run.length for run in runs)
-        chosen = (known["epoch"] > 10) & (known["epoch"] <= end)
-        epochs, recorded_losses = known["epoch"][chosen].astype(int), known["train/loss"][chosen]
-        off = [
-            float(np.sqrt(np.mean(np.log(run.epochs["train/loss"][epochs - 1] / recorded_losses) ** 2))) for run in runs
-        ]
-        sheet.row(
-            f"distance from the recorded training loss, epochs {epochs[0]} to {epochs[-1]}",
-            f"{cases[0]}: {off[0]:.3f}",
-            f"{cases[1]}: {off[1]:.3f}",
-            "root mean square of the log ratio",
-            "one run each",
-            yes(off[1] < off[0]),
-        )
-    for experiment in ("dropout_scheduler", "dropout_as_run", "dropout_as_intended"):
-        if run := sheet.evidence.longest(Case(experiment, "A")):
-            first, last = run.epochs["lr"][[0, -1]]
-            sheet.row(
-                "rate in the first and in the last epoch",
-                f"{experiment}: {first:g}",
-                f"{last:g}",
-                "",
-                one_run(run, run.length),
+        losses = original_run(2, network).epochs["val/loss"]
+        given = learning_rates(losses.tolist())
+        sheet.rows.append(
+            Row(
+                f"rate after {len(losses)} calls of StepLR, from 0.001",
+                f"step(validation_loss): {given[-1]:g}",
+                f"step(): {learning_rates([None] * len(losses))[-1]:.0e}",
+                report=f"losses of Network {network}: {losses.min():.3f} to {losses.max():.3f}",
+                verdict=yes(min(given) < 0.001),
             )
-    said = set(sheet.verdicts) - {"undecided"}
+        )
+    for network in MODELS:
+        theirs = first(original_run(2, network).epochs, SHORT)["train/loss"][10:]
+
+        def away(run: Columns, theirs: np.ndarray = theirs) -> float:
+            """Root mean square of the log ratio to the recorded training loss, after epoch 10."""
+            return float(np.sqrt(np.mean(np.log(run["train/loss"][10:] / theirs) ** 2)))
+
+        weights = {case("dropout_as_intended", network): 1, as_run(network): -1}
+        quantity = f"distance from the recorded training loss, epochs 11 to {SHORT}"
+        sheet.contrast(quantity, weights, each(away), negative, epochs=SHORT, record=False)
+    said = {row.verdict for row in sheet.rows} - {"undecided", None}
     sheet.verdict = said.pop() if len(said) == 1 else "undecided"
-    return {}
 
 
 def text_settings(sheet: Sheet) -> Texts:
     frozen = []
     for network in MODELS:
-        text, case = original_run(2, network).text, Case("dropout_scheduler", network)
+        text, of_it = original_run(2, network).text, case("dropout_scheduler", network)
         told = fraction(text.final_accuracy)
-        sheet.compare("validation accuracy at the end", case, told, tail("val/accuracy"), near, percent)
-        sheet.accuracy(case, told)
-        sheet.last_loss(case, "val/loss", float(text.val_loss or 0))
-        run = sheet.evidence.longest(case)
-        if run and run.length > 40:
-            change = np.abs(run.epochs["val/accuracy"][40:] - run.epochs["val/accuracy"][-1]).max()
-            frozen.append(f"{points(float(change))} ({network})")
+        sheet.predicted(f"validation accuracy of epoch {LAST}", of_it, told, last("val/accuracy"))
+        sheet.predicted(f"validation loss of epoch {LAST}", of_it, float(text.val_loss or 0), last("val/loss"), loss)
+        accuracy = [run["val/accuracy"] for run in sheet.evidence.curves(of_it, LAST).values()]
+        if accuracy:
+            change = max(float(np.abs(values[40:] - values[-1]).max()) for values in accuracy)
+            frozen.append(f"{points(change)} ({network})")
     sentence = f"After epoch 40 the accuracy stays within {' and '.join(frozen)} of its last value." if frozen else ""
     return {"frozen": sentence}
 
 
 def more_regularization(sheet: Sheet) -> Texts:
+    quantity = "rise of the validation loss from its minimum"
+    sheet.contrast(f"{quantity}, {LAST} epochs", {as_run("B"): 1}, rise, positive)
+    middle = sum(DROPOUTS) / len(DROPOUTS)
+    scale = 10 * sum((dropout - middle) ** 2 for dropout in DROPOUTS)
+    slopes = {}
     for network in MODELS:
-        constant, decaying = Case("dropout_as_run", network), Case("dropout_as_intended", network)
-        sheet.compare(
-            "rise of the validation loss from its minimum",
-            decaying,
-            constant,
-            rise,
-            positive if network == "B" else None,
-        )
-        sheet.beside(
-            "validation loss of the last epoch", decaying, constant, lambda run, end: value(run, "val/loss", end), loss
-        )
-        sheet.beside(
-            "its ratio to the lowest",
-            decaying,
-            constant,
-            lambda run, end: value(run, "val/loss", end) / float(run.epochs["val/loss"][:end].min()),
-            lambda ratio: f"{ratio:.2f}",
-        )
-        sheet.beside(
-            "validation accuracy of the last epoch",
-            decaying,
-            constant,
-            lambda run, end: value(run, "val/accuracy", end),
-            percent,
-        )
-    return {}
+        cases = {dropout: case("dropout_as_run", network, dropout=dropout) for dropout in DROPOUTS}
+        weights = {of_it: (dropout - middle) / scale for dropout, of_it in cases.items()}
+        test = negative if network == "B" else None
+        slope = f"{quantity}, for each 0.1 of dropout, Network {network}, {SHORT} epochs"
+        slopes[network] = sheet.contrast(slope, weights, rise, test, epochs=SHORT)
+        if slopes[network]:
+            cost = f"validation accuracy, for each 0.1 of dropout, Network {network}, {SHORT} epochs"
+            sheet.contrast(cost, weights, tail("val/accuracy"), form=percent, epochs=SHORT)
+    remedy = ""
+    for network in MODELS:
+        weights = {case("dropout_as_intended", network): 1, as_run(network): -1}
+        found = sheet.contrast(f"{quantity}, {SHORT} epochs", weights, rise, epochs=SHORT, record=False)
+        if found and found.high < 0 and network == "B":
+            remedy = (
+                f"It is not the only remedy: with dropout as it was, a rate that falls lowers the rise of Network B by "
+                f"{loss(-found.mean)} (p = {p_text(found.p)})."
+            )
+    return {"remedy": remedy}

@@ -1,36 +1,32 @@
-"""Each of the original report's runs beside ours: in numbers, and the recorded curve point by point."""
+"""Each of the original report's runs beside ours, in numbers."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mnist_mlp.report.evidence import Case, Evidence
+from mnist_mlp.report.evidence import LAST, MODELS, Evidence, case
 from mnist_mlp.report.markdown import markdown_table
-from mnist_mlp.report.original import Headline, OriginalRun, original_runs
+from mnist_mlp.report.original import Headline, OriginalRun, original_run, original_runs
 from mnist_mlp.run.groups import EXPERIMENTS
 from mnist_mlp.run.metrics import CLASSIFICATION, METRIC, Metric
 from mnist_mlp.run.records import Run
-
-COMPARED = (1, 10, 50, 100, 500)  # of the recorded epochs
-POINTS = ("val/accuracy", "val/loss")  # the columns that are compared there
 
 
 class Quantity(NamedTuple):
     """A number that the tables of the page have of each run.
 
     Args:
-        heading: of its column or row.
+        heading: of its column.
         place: in run.json, key by key.
         metric: what kind of number it is.
         printed: the attribute of `Headline` that is the same number of an original run.
-        in_readme: whether the README's table has it too.
     """
 
     heading: str
     place: tuple[str, ...]
     metric: Metric
     printed: str | None = None
-    in_readme: bool = False
 
     def read(self, run: Run) -> float | None:
         """A run's number, in percent where it is a fraction; None where its run.json does not have it."""
@@ -51,98 +47,84 @@ class Quantity(NamedTuple):
 def _final(column: str, printed: str | None = None) -> Quantity:
     metric = METRIC[column]
     name = f"{metric.short}, %" if metric.form == "fraction" else metric.title
-    return Quantity(f"final {name}", ("final", column), metric, printed, printed is not None)
+    return Quantity(f"final {name}", ("final", column), metric, printed)
 
 
 ACCURACY = METRIC["val/accuracy"]
+FINAL_ACCURACY, FINAL_LOSS = _final("val/accuracy", "final_accuracy"), _final("val/loss", "val_loss")
+BEST_ACCURACY = Quantity("best accuracy, %", ("best", "val/accuracy"), ACCURACY, "best_accuracy")
 QUANTITIES = (
-    _final("val/accuracy", "final_accuracy"),
-    Quantity("best accuracy, %", ("best", "val/accuracy"), ACCURACY, "best_accuracy", True),
+    FINAL_ACCURACY,
+    BEST_ACCURACY,
     Quantity("in epoch", ("best", "epoch"), METRIC["epoch"], "best_epoch"),
-    *(_final(f"val/{name}") for name in CLASSIFICATION if name != "accuracy"),
-    _final("val/loss", "val_loss"),
+    FINAL_LOSS,
     _final("train/loss", "train_loss"),
-    Quantity("test accuracy, last weights, %", ("test", "last", "accuracy"), ACCURACY, "test_accuracy", True),
-    Quantity("training time, s", ("wall_seconds",), Metric("wall_seconds", "training time", "count")),
+    Quantity("test accuracy, %", ("test", "last", "accuracy"), ACCURACY, "test_accuracy"),
+    Quantity("training, s", ("wall_seconds",), Metric("wall_seconds", "training time", "count"), "seconds"),
 )
-HEADINGS = tuple(quantity.heading for quantity in QUANTITIES)
+OTHERS = tuple(_final(f"val/{name}") for name in CLASSIFICATION if name != "accuracy")  # they repeat the accuracy
 
 
-class Source(NamedTuple):
-    """What one source says of one of the original runs: a text for each of `HEADINGS`, where it says anything."""
+def measured(runs: Sequence[Run], quantities: Sequence[Quantity] = QUANTITIES) -> list[str]:
+    """The quantities of completed runs that differ in their seeds."""
+    return [quantity.mean(runs) for quantity in quantities]
 
-    heading: str
-    cells: Mapping[str, str]
+
+def group(evidence: Evidence, experiment: str, network: str) -> list[Run]:
+    """Our runs of an experiment at the length that has the most seeds, the longer one of a tie."""
+    runs = evidence.runs(case(experiment, network)).values()
+    counts = Counter(run.length for run in runs)
+    length = max(counts, key=lambda length: (counts[length], length), default=0)
+    return [run for run in runs if run.length == length]
 
 
 def comparisons(evidence: Evidence) -> list[str]:
-    """For each of the original runs what its text, its records and our runs say; its recorded curve beside ours."""
-    blocks = [
-        "## The report's runs, and ours",
-        "Metrics are of the validation set, the official 10,000 test images, unless they say `test`: the 3,000 images "
-        "held out of the training set. Ours are mean ± standard deviation over n seeds; a single run, n = 1, has none.",
-    ]
+    """For each of the original runs what its text, its records and our runs say."""
+    rows: list[tuple[str, ...]] = []
     for own in original_runs():
-        found = sources(own, evidence)
-        rows = [(heading, *(source.cells.get(heading, "") for source in found)) for heading in HEADINGS]
-        blocks += [
-            f"### Experiment {own.experiment}, Network {own.network}",
-            markdown_table(("", *(source.heading for source in found)), rows),
-        ]
-        blocks += _points(own, evidence)
-    return blocks
-
-
-def sources(own: OriginalRun, evidence: Evidence) -> list[Source]:
-    """What is said of one of the original runs: by its text, by its records, and by each of our experiments that stands
-    for it, with its longest run and with the mean over seeds."""
-    others = {column: METRIC[column] for name in CLASSIFICATION if (column := f"val/{name}") != "val/accuracy"}
-    # The text gives one number for all four metrics.
-    by_text = {f"final {metric.short}, %": _digits(own.text.final_accuracy) for metric in others.values()}
-    by_records = {f"final {metric.short}, %": metric.text(own.points[column][-1]) for column, metric in others.items()}
-    found = [
-        Source("report's text", _headline(own.text) | by_text),
-        Source("report's records", _headline(own.record) | by_records | {"training time, s": str(own.seconds)}),
+        rows.append((f"{own.experiment} {own.network}", "the report's text", *_headline(own.text)))
+        rows.append(("", "the report's record", *_headline(own.record, str(own.seconds))))
+        for experiment in EXPERIMENTS[1:] if own.experiment == 2 else EXPERIMENTS[:1]:
+            if runs := group(evidence, experiment, own.network):
+                rows.append(("", f"`{experiment}`, {runs[0].length} epochs, n = {len(runs)}", *measured(runs)))
+    return [
+        "## The report's runs, and ours",
+        "Experiments 1 and 2 with Networks A and B. Accuracy and loss are of the validation set, the official 10,000 "
+        "test images; the test accuracy is of the last weights, on the 3,000 images held out of the training set. Ours "
+        "are mean ± standard deviation over n seeds.",
+        markdown_table(("", "", *(quantity.heading for quantity in QUANTITIES)), rows),
     ]
-    for experiment in EXPERIMENTS[1:] if own.experiment == 2 else EXPERIMENTS[:1]:
-        case = Case(experiment, own.network)
-        longest, seeds = evidence.longest(case), evidence.seeds(case)
-        several = seeds[0] if seeds else []
-        alone = [longest] if longest and not (several and several[0].length == longest.length) else []
-        for runs in filter(None, (alone, several)):
-            found.append(Source(f"`{experiment}`, {runs[0].length} epochs, n = {len(runs)}", measured(runs)))
-    return found
 
 
-def measured(runs: Sequence[Run]) -> dict[str, str]:
-    """The quantities of completed runs that differ in their seeds."""
-    return {quantity.heading: quantity.mean(runs) for quantity in QUANTITIES}
+def _headline(headline: Headline, seconds: str = "") -> list[str]:
+    figures: Mapping[str, Any] = vars(headline) | {"seconds": seconds}
+    values = (figures.get(quantity.printed or "") for quantity in QUANTITIES)
+    return ["" if value is None else str(value) for value in values]  # as they were printed
 
 
-def _headline(headline: Headline) -> dict[str, str]:
-    return {
-        quantity.heading: _digits(getattr(headline, quantity.printed)) for quantity in QUANTITIES if quantity.printed
+def in_short(evidence: Evidence) -> str:
+    """The last epoch of the original runs beside ours, in five rows; and of what the text's settings give."""
+    labels = {
+        "baseline": "Experiment 1",
+        "dropout_as_run": "Experiment 2 as it was run",
+        "dropout_scheduler": "Experiment 2 as its text says",
     }
-
-
-def _digits(value: object) -> str:
-    """As it was printed."""
-    return "" if value is None else str(value)
-
-
-def _points(own: OriginalRun, evidence: Evidence) -> list[str]:
-    """The recorded curve beside ours, where both have a point."""
-    run = evidence.having(POINTS).longest(Case(own.as_run, own.network))
-    if run is None:
-        return []
+    shown = {
+        which: _of_full_length(evidence, *which) for which in [(name, net) for name in labels for net in MODELS][:5]
+    }
+    same = len({len(runs) for runs in shown.values()}) == 1
     rows = []
-    for index, epoch in enumerate(map(int, own.points["epoch"])):
-        if epoch in COMPARED and epoch <= run.length:
-            accuracy, loss = (own.points[column][index] for column in POINTS)
-            our_accuracy, our_loss = (run.epochs[column][epoch - 1] for column in POINTS)
-            difference = f"{100 * (our_accuracy - accuracy):+.2f}".replace("-", "−")
-            accuracies = f"{100 * accuracy:.2f}", f"{100 * our_accuracy:.2f}"
-            rows.append((str(epoch), *accuracies, difference, f"{loss:.4f}", f"{our_loss:.4f}"))
-    whose = f"`{run.experiment}`, seed {run.seed}"
-    heading = ("epoch", "accuracy, recorded, %", whose, "difference, points", "validation loss, recorded", whose)
-    return [markdown_table(heading, rows)] if rows else []
+    for (experiment, network), runs in shown.items():
+        own: OriginalRun = original_run(1 if experiment == "baseline" else 2, network)
+        told = own.record if experiment == own.as_run else own.text
+        name = f"{labels[experiment]}, {network}" + (f" (`{experiment}`)" if network == "A" else "")
+        many = "" if same or not runs else f" (n = {len(runs)})"
+        accuracy, loss = (quantity.mean(runs) + many for quantity in (FINAL_ACCURACY, FINAL_LOSS))
+        rows.append((name, str(told.final_accuracy), accuracy, str(told.val_loss), loss))
+    n = f", n = {len(next(iter(shown.values())))}" if same else ""
+    heading = ("original accuracy, %", "accuracy here, %", "original loss", "loss here")
+    return markdown_table((f"After {LAST} epochs{n}", *heading), rows)
+
+
+def _of_full_length(evidence: Evidence, experiment: str, network: str) -> list[Run]:
+    return [run for run in evidence.runs(case(experiment, network)).values() if run.length == LAST]

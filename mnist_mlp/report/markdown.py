@@ -11,6 +11,11 @@ def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heading, rule, *rows))
 
 
+def folded(summary: str, blocks: Sequence[str]) -> list[str]:
+    """Blocks that are shown when the summary, plain text, is clicked. GitHub knows these two lines, and `html.py`."""
+    return [f"<details><summary>{summary}</summary>", *filter(None, blocks), "</details>"]
+
+
 def named(name: str) -> str:
     """A run's name: as code, or, with letters in it that end code or a table's cell, escaped."""
     return f"`{name}`" if re.fullmatch(r"[\w=,./+:@\[\]() -]+", name, re.ASCII) else plain(name)

@@ -1,5 +1,7 @@
-"""What the original report says of its four runs, and what their records hold: read from `original.yaml`."""
+"""What the original report says of its four runs, and what their records hold: read from `original.yaml`, and every
+recorded epoch from `curves.csv`, which are the six digits that the report's notebook kept of each."""
 
+import csv
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -47,7 +49,7 @@ class OriginalRun:
         seconds: of training, as recorded.
         text: its figures in the report's prose.
         record: its figures in the records.
-        points: twenty of its epochs, float64, under the names that the columns of `metrics.csv` have.
+        epochs: its 500 recorded epochs, float64, under the names that the columns of `metrics.csv` have.
     """
 
     experiment: int
@@ -59,7 +61,7 @@ class OriginalRun:
     seconds: int
     text: Headline
     record: Headline
-    points: "dict[str, np.ndarray]"
+    epochs: "dict[str, np.ndarray]"
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,15 @@ def original_runs() -> tuple[OriginalRun, ...]:
     """The four runs: Experiment 1 with A and B, Experiment 2 with A and B."""
     import numpy as np  # here, because `mnist-report --help` and --table do without
 
-    content = _content()
-    return tuple(
-        OriginalRun(
-            **run
-            | {kind: _headline(run[kind]) for kind in ("text", "record")}
-            | {"points": dict(zip(content["columns"], np.array(run["points"], np.float64).T, strict=True))}
-        )
-        for run in content["runs"]
-    )
+    with (Path(__file__).parent / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = [column for column in rows[0] if column not in ("experiment", "network")]
+    found = []
+    for run in _content()["runs"]:
+        own = [row for row in rows if (int(row["experiment"]), row["network"]) == (run["experiment"], run["network"])]
+        epochs = {column.replace("_", "/"): np.array([float(row[column]) for row in own]) for column in columns}
+        found.append(OriginalRun(**run | {kind: _headline(run[kind]) for kind in ("text", "record")}, epochs=epochs))
+    return tuple(found)
 
 
 def original_run(experiment: int, network: str) -> OriginalRun:

@@ -1,34 +1,45 @@
 """The results page, `report.md` and `report.html`: what the runs under a directory say, and what they say of the
 original report's claims."""
 
-import os
 import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from mnist_mlp.report import factorial
 from mnist_mlp.report.claims import judge
-from mnist_mlp.report.comparison import HEADINGS, QUANTITIES, comparisons, measured, sources
-from mnist_mlp.report.evidence import MODELS, Evidence, deviations
-from mnist_mlp.report.gallery import ALL, GAP, NETWORKS, RATE, SEEDS, THEIRS, Gallery, Picture, gallery
+from mnist_mlp.report.comparison import (
+    BEST_ACCURACY,
+    FINAL_ACCURACY,
+    FINAL_LOSS,
+    OTHERS,
+    QUANTITIES,
+    Quantity,
+    comparisons,
+    group,
+    in_short,
+    measured,
+)
+from mnist_mlp.report.evidence import MODELS, Evidence
+from mnist_mlp.report.gallery import Gallery, Picture, gallery, network_name
 from mnist_mlp.report.html import to_html
-from mnist_mlp.report.markdown import anchor, control, markdown_table, named, plain
-from mnist_mlp.report.original import original_runs, setup
-from mnist_mlp.report.sheet import Claim, several_tests
-from mnist_mlp.run.directory import durable_write
+from mnist_mlp.report.markdown import anchor, control, folded, markdown_table, named, plain
+from mnist_mlp.report.original import original_run, setup
+from mnist_mlp.report.sheet import HEADINGS, VERDICTS, Claim, p_text, several_tests
+from mnist_mlp.run.directory import durable_write_all
 from mnist_mlp.run.groups import EXPERIMENTS, Variant, by_length, command, completed, damage, variants
+from mnist_mlp.run.metrics import METRIC
 from mnist_mlp.run.records import Run
-from mnist_mlp.settings import SettingError, spelled
+from mnist_mlp.settings import spelled
 
 MOST_NAMED = 20  # runs that a sentence names
 MOST_ROWS = 60  # of a table
 MOST_CHECKED = 500  # runs whose metrics.csv is read for damage alone
 FIGURES = "figures"
-README_FIGURES = ("all_runs_val_loss", "over_seeds_val_accuracy")
-# Around the results in a README.
-BEGIN, END = "<!-- results: what `mnist-report DIR --readme FILE` writes -->", "<!-- end of results -->"
+JUDGED = "The original report, repeated and judged"  # the title of a page about its claims
+THEIRS = ("deeper", "rate_decayed", "metrics_agree", "training_accuracy")  # claims that a few runs or none decide
 
 
 class Page(NamedTuple):
@@ -38,7 +49,7 @@ class Page(NamedTuple):
         title: of the page.
         markdown: the page.
         pictures: its figures, not yet drawn.
-        readme: the results in short; `{directory}` stands where the page's place belongs.
+        readme: the results in short, for a README; `{directory}` stands where the page's place belongs.
     """
 
     title: str
@@ -60,31 +71,50 @@ class Repetitions(NamedTuple):
         return " to ".join(map(str, dict.fromkeys((lengths[0], lengths[-1]))))
 
 
-def compose(runs: Sequence[Run]) -> Page:
-    """The page of these runs, at least one: of the same runs the same text."""
+def compose(runs: Sequence[Run], name: str, claims: bool = False) -> Page:
+    """The page of these runs, at least one: of the same runs the same text.
+
+    Args:
+        runs: any.
+        name: of the directory, for the title.
+        claims: judges the original report's claims, even if these runs decide few of them; else a page has them where
+            it decides most.
+    """
     groups = variants(runs)
     rows = _repetitions(groups)
-    compared = [run for run in runs if is_compared(run)]
-    usable = [run for run in compared if run.completed and not damage(run)]
-    evidence = Evidence(usable)
-    shown = gallery(groups, evidence if compared else None)
-    claims = judge(evidence) if compared else []
-    title = "The report, reproduced and judged" if claims else "Runs"
+    evidence = Evidence([run for run in runs if run.completed and not damage(run)])
+    found = judge(evidence)
+    resting = [claim for claim in found if claim.key not in THEIRS]
+    judged = claims or sum(claim.verdict != "undecided" for claim in resting) > len(resting) / 2
+    shown = gallery(groups, evidence if judged and evidence else None)
+    missing = _missing(runs, shown)
+    first, *others = [*_figure(shown.pictures[0])] if shown.pictures else [""]
+    if judged:
+        title, lead = JUDGED, _found(evidence, found)
+        body = [
+            *_verdicts(found),
+            *comparisons(evidence),
+            *factorial.section(evidence),
+            *_figures(shown),
+            *_claims_in_full(found, shown),
+            *_table_of_all(rows),
+            *_setup(evidence),
+        ]
+    else:
+        title, lead = f"Runs of {control(name)}", _summary([run for run in runs if not run.damaged], rows)
+        body = [*_table_of_all(rows), *_figures(shown)]
     blocks = [
-        f"# {title}",
-        *_missing(runs, shown),
-        *_verdicts(claims),
-        *(comparisons(evidence) if claims else []),
-        *_table_of_all(rows),
-        *(_setup(compared) if claims else []),
-        *_claims_in_full(claims),
-        *_figures(shown),
+        f"# {plain(title)}",
+        first,
+        *others,
+        _bullets(lead),
+        *missing,
+        *body,
         *_circumstances(runs),
         *_commands(rows),
     ]
-    markdown = "\n\n".join(blocks) + "\n"
-    pictures = [picture for found in shown.pictures.values() for picture in found]
-    return Page(title, markdown, pictures, _readme(evidence, claims, pictures))
+    markdown = "\n\n".join(block for block in blocks if block) + "\n"
+    return Page(title, markdown, shown.pictures, _in_short(evidence, found, lead, rows, judged))
 
 
 def _repetitions(groups: Sequence[Variant]) -> list[Repetitions]:
@@ -96,65 +126,100 @@ def write(page: Page, directory: Path) -> None:
     """Writes `report.md`, `report.html` and the figures; figures of an earlier page that are not in this one go."""
     figures = directory / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
-    drawn = {}
-    for picture in page.pictures:
-        for suffix, content in zip((".png", ".svg"), picture.render(), strict=True):
-            durable_write(figures / f"{picture.name}{suffix}", content)
-            drawn[f"{FIGURES}/{picture.name}{suffix}"] = content
+    drawn = {
+        f"{FIGURES}/{picture.name}{suffix}": content
+        for picture in page.pictures
+        for suffix, content in zip((".png", ".svg"), picture.render(), strict=True)
+    }
+    html = to_html(page.markdown, page.title, drawn)
+    # All of it or nothing: a full disk must not leave a page that shows another page's figures.
+    durable_write_all(
+        {directory / name: content for name, content in drawn.items()}
+        | {directory / "report.md": page.markdown.encode(), directory / "report.html": html.encode()}
+    )
     for old in figures.iterdir():
-        ours = re.match(r"(figure_\d\d|all_runs|over_seeds|learning_rate).*\.(png|svg)$", old.name)
+        ours = re.match(r"(figure_\d\d|all_runs|over_seeds|curves_|learning_rate).*\.(png|svg)$", old.name)
         if ours and f"{FIGURES}/{old.name}" not in drawn:
             old.unlink()
-    durable_write(directory / "report.md", page.markdown.encode())
-    durable_write(directory / "report.html", to_html(page.markdown, page.title, drawn).encode())
 
 
-def refuse_readme(readme: Path) -> None:
-    """Raises: SettingError, where the file cannot be read or has not both marks, in their order."""
-    _around(readme)
+def _bullets(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def write_readme(page: Page, directory: Path, readme: Path) -> None:
-    """Puts the results between the file's two marks, with the figures of the page in `directory`."""
-    before, after = _around(readme)
-    place = Path(os.path.relpath(directory, readme.parent)).as_posix()
-    section = page.readme.replace("{directory}", place)
-    durable_write(readme, f"{before}\n\n{section}\n\n{after}".encode())
+def _found(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
+    """What was found, in five sentences or fewer."""
+
+    def ours(experiment: str, quantity: Quantity) -> str:
+        """Of A's runs and of B's, where there are any: mean ± standard deviation."""
+        unit = " %" if quantity.metric.form == "fraction" else ""
+        found = ((network, quantity.mean(group(evidence, experiment, network))) for network in MODELS)
+        return " and ".join(f"{text}{unit} ({network})" for network, text in found if text)
+
+    def theirs(number: int, quantity: Quantity, source: Literal["text", "record"] = "record") -> str:
+        printed = (getattr(original_run(number, network), source) for network in MODELS)
+        return " and ".join(str(getattr(headline, quantity.printed or "")) for headline in printed)
+
+    right, lost = FINAL_ACCURACY, FINAL_LOSS
+    sentences = {
+        "baseline": "Experiment 1 ends at a validation accuracy of {right} (the report's runs: "
+        f"{theirs(1, right)} %); its validation loss rises after the first epochs, to {{lost}} ({theirs(1, lost)}).",
+        "dropout_as_run": "Experiment 2 as it was run, with dropout and a constant rate, ends at a loss of {lost} "
+        f"({theirs(2, lost)}) and an accuracy of {{right}} ({theirs(2, right)} %).",
+        "dropout_scheduler": "The settings in the report's text, from a rate of 0.01, give {right} in place of its "
+        f"{theirs(2, right, 'text')} %: its runs began at 0.001, and their scheduler never lowered that.",
+        "dropout_as_intended": "With that scheduler working, from 0.001, Experiment 2 ends at a loss of {lost} and an "
+        "accuracy of {right}.",
+    }
+    return [
+        _counts(claims),
+        *(
+            sentence.format(right=ours(experiment, right), lost=ours(experiment, lost))
+            for experiment, sentence in sentences.items()
+            if ours(experiment, right)
+        ),
+    ]
 
 
-def _around(readme: Path) -> tuple[str, str]:
-    """The file up to its first mark, and from its second mark on."""
-    try:
-        text = readme.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError("--readme", readme, f"cannot be read ({error})") from error
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SettingError("--readme", readme, f"needs a line {BEGIN} and after it a line {END}, to write between")
-    return before + begin, end + after
+def _counts(claims: Sequence[Claim]) -> str:
+    """How many claims have which verdict."""
+    counts = Counter(claim.verdict for claim in claims)
+    parts = [f"{counts[verdict]} “{verdict}”" for verdict in VERDICTS if counts[verdict]]
+    return f"Of the original report's {len(claims)} claims, judged by code: {', '.join(parts)}."
 
 
-def is_compared(run: Run) -> bool:
-    """Whether it is compared with the original report: it is of one of its experiments and changes none of its
-    settings."""
-    return run.experiment in EXPERIMENTS and run.model in MODELS.values() and not deviations(run)
+def _summary(runs: Sequence[Run], rows: Sequence[Repetitions]) -> list[str]:
+    """What a sweep of the user's own is and found."""
+    experiments = ", ".join(dict.fromkeys(plain(run.experiment) for run in runs))
+    models = ", ".join(dict.fromkeys(plain(network_name(run.model)) for run in runs))
+    seeds = sorted({run.seed for run in runs if isinstance(run.seed, int)})
+    several = (
+        f"seeds {', '.join(map(str, seeds[:MOST_NAMED]))}" if len(seeds) > 1 else f"seed {seeds[0] if seeds else '?'}"
+    )
+    lengths = sorted({run.length for run in runs if run.completed})
+    epochs = " to ".join(map(str, dict.fromkeys(lengths[:1] + lengths[-1:]))) or "no"
+    sentences = [f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {experiments}; {models}; {several}; {epochs} epochs."]
+    best = BEST_ACCURACY
+    scored = [
+        (sum(values) / len(values), row)
+        for row in rows
+        if (values := [v for r in row.runs if (v := best.read(r)) is not None])
+    ]
+    if scored:
+        row = max(scored, key=lambda pair: pair[0])[1]
+        sentences.append(
+            f"The highest validation accuracy, {best.mean(row.runs)} %, has {plain(row.variant.label)} "
+            f"(n = {len(row.runs)}); its last validation loss is {FINAL_LOSS.mean(row.runs) or 'not recorded'}."
+        )
+    return sentences
 
 
 def _missing(runs: Sequence[Run], shown: Gallery) -> list[str]:
-    """What the reader must not expect, first of all."""
-    lines = [*_not_completed(runs), *_damaged(runs)]
-    lengths = Counter(run.length for run in runs if run.completed)
-    if len(lengths) > 1:
-        of = ", ".join(f"{count} of {epochs}" for epochs, count in sorted(lengths.items(), reverse=True)[:MOST_NAMED])
-        lines.append(
-            f"The completed runs have differing numbers of epochs: {of}. Curves end where their run ends, and means "
-            "are over runs of one length."
-        )
-    lines += shown.missing
+    """What the reader must not expect."""
+    lines = [*_not_completed(runs), *_damaged(runs), *shown.missing]
     if not lines:
-        return [f"Nothing is missing: all {len(runs)} runs are completed."]
-    return ["What is missing, or to be known first:", "\n".join(f"- {line}" for line in lines)]
+        return []
+    return folded(f"What is missing: {len(lines)} point{'s' if len(lines) > 1 else ''}", [_bullets(lines)])
 
 
 def _not_completed(runs: Sequence[Run]) -> list[str]:
@@ -181,31 +246,61 @@ def _damaged(runs: Sequence[Run]) -> list[str]:
 
 
 def _verdicts(claims: Sequence[Claim]) -> list[str]:
-    if not claims:
-        return []
-    counts = Counter(claim.verdict for claim in claims)
-    rows = [(f"{number}. {plain(claim.title)}", f"**{claim.verdict}**") for number, claim in enumerate(claims, 1)]
+    """The claims by kind of verdict, each with what decides it."""
+    rows = []
+    for verdict in VERDICTS:
+        of_it = [(number, claim) for number, claim in enumerate(claims, 1) if claim.verdict == verdict]
+        for place, (number, claim) in enumerate(of_it):
+            row = claim.deciding
+            p = p_text(row.numbers.p) if row and row.numbers and row.verdict else ""
+            adjusted = p_text(row.adjusted) if row and row.adjusted is not None else ""
+            kind = f"**{verdict}** ({len(of_it)})" if place == 0 else ""
+            link = f"[{number}. {plain(claim.title)}](#{_anchor(number, claim)})"
+            rows.append((kind, link, _decides(claim), p, adjusted))
     return [
         "## Verdicts",
-        f"Of the report's {len(claims)} claims {counts['holds']} hold, {counts['does not hold']} do not, and for "
-        f"{counts['undecided']} these runs do not decide. Each verdict was computed from the runs; the tests and the "
-        "measured values are [below](#the-claims). " + several_tests(claims),
-        markdown_table(("claim", "verdict"), rows),
+        markdown_table(("verdict", "claim", "what decides", "p", "p of all"), rows),
+        several_tests(claims),
     ]
 
 
+def _decides(claim: Claim) -> str:
+    row = claim.deciding
+    if claim.verdict == "cannot be tested" or row is None:
+        return "no run can tell"
+    if claim.verdict == "undecided" and claim.missing:
+        return f"needs {claim.missing[0]}" + (f", and {len(claim.missing) - 1} more" if len(claim.missing) > 1 else "")
+    return row.in_short()
+
+
+def _anchor(number: int, claim: Claim) -> str:
+    return anchor(f"{number}. {claim.title}")
+
+
 def _table_of_all(rows: Sequence[Repetitions]) -> list[str]:
-    """A line for each row."""
-    cells = [(plain(row.variant.label), row.epochs, str(len(row.runs)), *measured(row.runs).values()) for row in rows]
+    """A line for each row; precision, recall and F1 in a table of their own."""
+    if not rows:
+        return []
+    shown = rows[:MOST_ROWS]
+    heads = [(plain(row.variant.label), row.epochs, str(len(row.runs))) for row in shown]
+    cells = [(*head, *measured(row.runs)) for head, row in zip(heads, shown, strict=True)]
+    others = [(*head, *measured(row.runs, OTHERS)) for head, row in zip(heads, shown, strict=True)]
     left_out = len(rows) - MOST_ROWS
-    note = [f"{left_out} more rows are left out here; `results.csv` has every run."] if left_out > 0 else []
-    heading = ("run", "epochs", "n", *HEADINGS)
-    return ["## All completed runs", markdown_table(heading, cells[:MOST_ROWS]), *note] if rows else []
+    heading = ("run", "epochs", "n")
+    return [
+        "## All completed runs",
+        markdown_table((*heading, *(quantity.heading for quantity in QUANTITIES)), cells),
+        *([f"{left_out} more rows are left out here; `results.csv` has every run."] if left_out > 0 else []),
+        *folded(
+            "Precision, recall and F1, which repeat the accuracy",
+            [markdown_table((*heading, *(quantity.heading for quantity in OTHERS)), others)],
+        ),
+    ]
 
 
-def _setup(compared: Sequence[Run]) -> list[str]:
+def _setup(evidence: Evidence) -> list[str]:
     """Hyperparameters and split: of the original report, and of our experiments."""
-    ours = {experiment: run.settings for experiment in EXPERIMENTS for run in compared if run.experiment == experiment}
+    ours = {name: runs[0].settings for name in EXPERIMENTS for net in MODELS if (runs := group(evidence, name, net))}
     rows = []
     for what, read in (
         (
@@ -217,19 +312,21 @@ def _setup(compared: Sequence[Run]) -> list[str]:
         ("initialisation", lambda settings: settings["model.init"]),
         ("batch size", lambda settings: settings["data.batch_size"]),
         ("test images, of the 60,000 for training", lambda settings: settings["data.test_size"]),
-        ("training images", lambda settings: 60_000 - settings["data.test_size"]),
         ("averaging of precision, recall, F1", lambda settings: settings["average"]),
     ):
         rows.append((what, *(plain(read(settings)) for settings in ours.values())))
     return [
-        "## Hyperparameters and split",
-        "How the report's runs were made, by its records:",
-        markdown_table(
-            ("", "Experiment 1", "Experiment 2"),
-            [(plain(entry.what), entry.baseline, entry.dropout) for entry in setup()],
+        "## How the runs were made",
+        *folded(
+            "The report's runs, by its records",
+            [
+                markdown_table(
+                    ("", "Experiment 1", "Experiment 2"),
+                    [(plain(entry.what), entry.baseline, entry.dropout) for entry in setup()],
+                )
+            ],
         ),
-        "Ours; the loss is cross-entropy on logits, and the validation set the 10,000 official test images:",
-        markdown_table(("", *(f"`{experiment}`" for experiment in ours)), rows),
+        *folded("Ours", [markdown_table(("", *(f"`{experiment}`" for experiment in ours)), rows)]),
     ]
 
 
@@ -241,19 +338,27 @@ def _scheduler(settings: Mapping[str, Any]) -> str:
     return f"{name}, {', '.join(rest)}"
 
 
-def _claims_in_full(claims: Sequence[Claim]) -> list[str]:
-    blocks = ["## The claims"] if claims else []
+def _claims_in_full(claims: Sequence[Claim], shown: Gallery) -> list[str]:
+    blocks = ["## The claims"]
+    names = {picture.key: picture for picture in shown.pictures}
     for number, claim in enumerate(claims, 1):
-        heading = list(claim.values[0]) if claim.values else []
+        used = [place for place in range(len(HEADINGS)) if any(row.cells()[place] for row in claim.rows)]
+        table = [[row.cells()[place] for place in used] for row in claim.rows]
+        seen = [_see(names[key]) for key in claim.figures if key in names]
         blocks += [
             f"### {number}. {plain(claim.title)}",
-            f"**{claim.verdict}**",
-            f"The report: “{plain(claim.words)}”",
-            f"Test: {claim.test}",
-            *([markdown_table(heading, [_row(row) for row in claim.values])] if claim.values else []),
-            claim.explanation,
-            *_left_out(claim),
-            f"See {', '.join(map(_see, claim.figures))}.",
+            f"**{claim.verdict}** The report: “{plain(claim.words)}”",
+            *folded(
+                "Test, numbers and explanation",
+                [
+                    f"Test: {claim.test}",
+                    markdown_table([HEADINGS[place] for place in used], table) if table else "",
+                    claim.explanation,
+                    f"Missing: {'; '.join(claim.missing)}." if claim.missing else "",
+                    *_left_out(claim),
+                    f"See {', '.join(seen)}." if seen else "",
+                ],
+            ),
         ]
     return blocks
 
@@ -266,25 +371,35 @@ def _left_out(claim: Claim) -> list[str]:
     return [f"Left out, for want of a column of {', '.join(claim.columns)} in metrics.csv: {names}{more}."]
 
 
-def _row(values: Mapping[str, str]) -> list[str]:
-    return [f"**{text}**" if name == "verdict" and text else text for name, text in values.items()]
+def _see(picture: Picture) -> str:
+    """A link to a figure: to its file, and on the HTML page to its place there."""
+    name = (
+        f"Figure {picture.key}"
+        if picture.key[0].isdigit()
+        else METRIC[picture.key].title
+        if picture.key in METRIC
+        else picture.key
+    )
+    return f"[{name}]({FIGURES}/{picture.name}.svg)"
 
 
-def _see(figure: str) -> str:
-    """A link to a figure, by its number in the original report or by what it shows."""
-    places = {"all_runs": ALL, "seeds": SEEDS, "gap": GAP, "learning_rate": RATE}
-    if figure in places:
-        return f"[{places[figure].lower()}](#{anchor(places[figure])})"
-    return f"[Figure {figure}](#{anchor(NETWORKS if figure in ('8', '9') else THEIRS)})"
+def _figure(picture: Picture) -> list[str]:
+    return [f"![{plain(picture.alt)}]({FIGURES}/{picture.name}.svg)", f"*{picture.caption}*"]
 
 
 def _figures(shown: Gallery) -> list[str]:
-    blocks = ["## Figures"] if shown.pictures else []
-    for heading, pictures in shown.pictures.items():
-        blocks.append(f"### {heading}")
-        for picture in pictures:
-            blocks += [f"![{plain(picture.alt)}]({FIGURES}/{picture.name}.svg)", f"*{picture.caption}*"]
-    return blocks
+    """All but the first, which opens the page."""
+    rest = shown.pictures[1:]
+    near = [picture for picture in rest if picture.folded]
+    return [
+        *(["## Figures"] if rest else []),
+        *(block for picture in rest if not picture.folded for block in _figure(picture)),
+        *(
+            folded(f"{len(near)} more, much like these", [b for picture in near for b in _figure(picture)])
+            if near
+            else []
+        ),
+    ]
 
 
 def _circumstances(runs: Sequence[Run]) -> list[str]:
@@ -337,40 +452,26 @@ def _commands(rows: Sequence[Repetitions]) -> list[str]:
     left_out = [f"{len(rows) - MOST_ROWS} more rows are left out."] if len(rows) > MOST_ROWS else []
     return [
         "## To repeat it",
-        "For each row of the table of all runs: what trains its runs again, and what repeats the first of them "
-        "from its record and compares every bit. DIR is this file's directory, as seen from where you are; the "
-        "rerun goes to logs/runs there.",
-        "```sh\n" + "\n".join(lines) + "\n```",
-        *left_out,
+        "For each row of the table of all runs: what trains its runs again, and what repeats the first of them from "
+        "its record and compares every bit. DIR is this file's directory, as seen from where you are.",
+        *folded("The commands", ["```sh\n" + "\n".join(lines) + "\n```", *left_out]),
     ]
 
 
-def _readme(evidence: Evidence, claims: Sequence[Claim], pictures: Sequence[Picture]) -> str:
-    """The results in short: the verdicts, the original runs and ours in one table, and two figures."""
-    quantities = [quantity for quantity in QUANTITIES if quantity.in_readme]
-    rows = []
-    for own in original_runs():
-        for source in sources(own, evidence):
-            cells = dict(source.cells)
-            if cells.get("in epoch"):
-                cells["best accuracy, %"] += f" ({cells['in epoch']})"
-            numbers = (cells.get(quantity.heading, "") for quantity in quantities)
-            rows.append((f"{own.experiment} {own.network}", source.heading, *numbers))
-    headings = [quantity.heading for quantity in quantities]
-    heading = ("", "", *(f"{name} (epoch)" if name.startswith("best") else name for name in headings))
-    verdicts = [(plain(claim.title), f"**{claim.verdict}**") for claim in claims]
-    return "\n\n".join(
-        [
-            "What the report claims, judged by code from the runs, and below it each of the report's runs (Experiments "
-            "1 and 2, Networks A and B) by the report's text, by its records, and as repeated here: validation "
-            "metrics, mean ± standard deviation over n seeds. The whole of it, with every figure, test and number: "
-            "[report.md]({directory}/report.md), or `report.html` beside it.",
-            *([markdown_table(("the report's claim", "verdict"), verdicts)] if verdicts else []),
-            markdown_table(heading, rows),
-            *(
-                f"![{plain(picture.alt)}]({{directory}}/{FIGURES}/{picture.name}.png)\n\n*{picture.caption}*"
-                for picture in pictures
-                if picture.name in README_FIGURES
-            ),
-        ]
-    )
+def _in_short(
+    evidence: Evidence, claims: Sequence[Claim], lead: Sequence[str], rows: Sequence[Repetitions], judged: bool
+) -> str:
+    """The results for a README: the original runs and ours in one table, or the sweep's own rows."""
+    where = "[results page]({directory}/report.md)"
+    if judged:
+        return "\n\n".join(
+            [
+                in_short(evidence),
+                "Accuracy and loss are of the validation set, ours mean ± standard deviation over the seeds. "
+                f"{_counts(claims)} Each with the number that decides it, every figure and test: {where}.",
+            ]
+        )
+    shown = [FINAL_ACCURACY, BEST_ACCURACY, FINAL_LOSS]
+    cells = [(plain(row.variant.label), row.epochs, str(len(row.runs)), *measured(row.runs, shown)) for row in rows]
+    table = markdown_table(("run", "epochs", "n", *(quantity.heading for quantity in shown)), cells[:MOST_ROWS])
+    return "\n\n".join([*lead, *([table] if cells else []), f"Curves and every number: {where}."])

@@ -1,22 +1,74 @@
 """How a claim is judged: what its test may ask of the runs, row by row, and what follows for the claim."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from mnist_mlp.report.evidence import TAIL, Case, Evidence, Interval, Measure
-from mnist_mlp.run.metrics import METRIC
-from mnist_mlp.run.records import Run
+from mnist_mlp.report.evidence import LAST, Case, Columns, Evidence, Interval, Measure, holm, t_interval, treatments
+from mnist_mlp.report.original import OriginalRun, original_run
 
-Verdict = Literal["holds", "does not hold", "undecided"]
-LAST = 500  # the original report's last epoch
+Verdict = Literal[
+    "holds",
+    "holds in repetition only",
+    "depends on the seed",
+    "holds for the report's run only",
+    "does not hold",
+    "undecided",
+    "cannot be tested",
+]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+# Of a claim's rows the first of these that one has is the claim's.
+WORST: tuple[Verdict, ...] = ("does not hold", "undecided", "depends on the seed", "holds")
 POINTS = 0.005  # accuracies this near to each other count as the same
-FACTOR = 1.5  # and losses within this factor
 SHAPE = (0.8, 2)  # a curve has another's shape: rank correlation of at least this, and everywhere within this factor
 STEADY = 0.9  # of the steps go the same way
-NOTHING = 5e-5  # a loss below this is 0.0000 in the original report's records
+HEADINGS = ("quantity", "here", "beside", "difference", "p", "p of all", "the report's run", "n", "verdict")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found of one quantity, in words; `numbers` are what its verdict rests on.
+
+    Args:
+        quantity: what was measured.
+        here: mean ± standard deviation over the seeds.
+        beside: what it is compared with.
+        difference: with its 95 % interval.
+        report: the same of the original report's own runs.
+        n: of how many seeds.
+        verdict: of the repetition; None where the row has no part in it.
+        agrees: whether the original report's own runs are as claimed; None where that is not asked.
+        numbers: mean, low, high and p.
+        adjusted: p, adjusted for all the tests of the page.
+    """
+
+    quantity: str
+    here: str = ""
+    beside: str = ""
+    difference: str = ""
+    report: str = ""
+    n: str = ""
+    verdict: Verdict | None = None
+    agrees: bool | None = None
+    numbers: Interval | None = None
+    adjusted: float | None = None
+
+    def in_short(self) -> str:
+        """The number that decides, where there is no room for the row."""
+        found = self.difference if self.numbers else ""
+        parts = [self.here, self.beside, found, f"n = {self.n}" if self.n else ""]
+        report = f"; the report's: {self.report}" if self.report else ""
+        return f"{self.quantity}: {'; '.join(filter(None, parts))}{report}".replace(": ;", ":")
+
+    def cells(self) -> list[str]:
+        """A text under each of `HEADINGS`."""
+        p = p_text(self.numbers.p) if self.numbers else ""
+        adjusted = p_text(self.adjusted) if self.adjusted is not None else ""
+        verdict = f"**{self.verdict}**" if self.verdict else ""
+        return [self.quantity, self.here, self.beside, self.difference, p, adjusted, self.report, self.n, verdict]
 
 
 @dataclass(frozen=True)
@@ -26,57 +78,82 @@ class Claim:
     Args:
         key: a name for links.
         title: what is claimed, as a sentence that holds or does not.
-        words: the original report's own.
+        words: the report's own.
         test: what was computed and what decides, in Markdown.
-        values: what was measured, a table: for each row a text under each heading.
-        verdict: of all the rows that have one.
+        rows: what was found.
+        verdict: of the report's runs and of the repetition together.
         explanation: why, in Markdown.
-        figures: where to see it: the original report's number of a figure, or `all_runs`, `seeds`, `gap` or
-            `learning_rate`.
+        figures: where to see it: keys of the gallery.
         missing: the runs that were not there, each as a phrase.
         left_out: the names of runs that were not looked at, since their `metrics.csv` lacks one of `columns`.
         columns: of `metrics.csv` that it takes.
-        p_values: of the rows that rest on an interval over seeds: two-sided, of no difference.
     """
 
     key: str
     title: str
     words: str
     test: str
-    values: list[dict[str, str]]
+    rows: list[Row]
     verdict: Verdict
     explanation: str
-    figures: tuple[str, ...]
+    figures: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
-    p_values: tuple[float, ...] = ()
+
+    @property
+    def deciding(self) -> Row | None:
+        """The row that made the verdict what it is: of those of the worst verdict the one with the largest p where
+        that holds, with the smallest where it does not."""
+        found = [row for row in self.rows if row.verdict]
+        if not found:
+            return self.rows[0] if self.rows else None
+        worst = min((row.verdict for row in found if row.verdict), key=WORST.index)
+        sign = 1 if worst == "does not hold" else -1
+        return min((row for row in found if row.verdict == worst), key=lambda row: sign * (row.numbers or NO_TEST).p)
+
+
+NO_TEST = Interval(0, 0, 0, 1)
+
+
+def adjusted(claims: Sequence[Claim]) -> list[Claim]:
+    """The claims with each p-value adjusted for all those that a verdict rests on."""
+    tested = [
+        (claim.key, place) for claim in claims for place, row in enumerate(claim.rows) if row.numbers and row.verdict
+    ]
+    rows = {claim.key: list(claim.rows) for claim in claims}
+    values = holm([rows[key][place].numbers.p for key, place in tested])  # type: ignore[union-attr]
+    for (key, place), value in zip(tested, values, strict=True):
+        rows[key][place] = replace(rows[key][place], adjusted=value)
+    return [replace(claim, rows=rows[claim.key]) for claim in claims]
 
 
 def several_tests(claims: Sequence[Claim]) -> str:
-    """What is to be said of testing so many differences at once, in Markdown; "" where there are none.
-
-    By Holm's method (https://www.jstor.org/stable/4615733): the k-th smallest of n p-values counts if it and all that
-    are smaller are below 0.05 / (n - k + 1).
-    """
-    p_values = sorted(p for claim in claims for p in claim.p_values)
-    if not p_values:
+    """What is to be said of testing so much at once, in Markdown; "" where nothing was."""
+    rows = [(claim, row) for claim in claims for row in claim.rows if row.adjusted is not None and row.numbers]
+    if not rows:
         return ""
-    together = 0
-    while together < len(p_values) and p_values[together] < 0.05 / (len(p_values) - together):
-        together += 1
+    alone = [(claim, row) for claim, row in rows if row.numbers and row.numbers.p < 0.05]
+    lost = [claim.key for claim, row in alone if (row.adjusted or 0) >= 0.05]
+    numbers = [str(number) for number, claim in enumerate(claims, 1) if claim.key in lost]
     return (
-        f"{len(p_values)} differences over seeds were tested, each at 95 %: if none were real, about "
-        f"{0.05 * len(p_values):.1f} would be found by chance. {sum(p < 0.05 for p in p_values)} were found, of which "
-        f"{together} remain when all are tested together (Holm's method)."
+        f"{len(rows)} tests over seeds decide, each at 95 %: were there nothing to find, about {0.05 * len(rows):.1f} "
+        f"would find something by chance. {len(alone)} have p < 0.05, of which {len(alone) - len(lost)} remain when "
+        "all are tested together (Holm's method, *p of all*)."
+        + (f" Those that do not remain are of claims {', '.join(numbers)}." if lost else "")
     )
 
 
-def combined(verdicts: Sequence[Verdict]) -> Verdict:
-    """Does not hold where any part does not; holds where all do and there is one."""
-    if "does not hold" in verdicts:
-        return "does not hold"
-    return "holds" if verdicts and set(verdicts) == {"holds"} else "undecided"
+def combined(rows: Sequence[Row]) -> Verdict:
+    """What the rows with a verdict say together, of the repetition and of the report's own runs."""
+    verdicts = {row.verdict for row in rows}
+    repeated: Verdict = next((verdict for verdict in WORST if verdict in verdicts), "undecided")
+    agreeing = [row.agrees for row in rows if row.agrees is not None]
+    if repeated == "does not hold" and all(row.agrees for row in rows if row.verdict == repeated) and all(agreeing):
+        return "holds for the report's run only"
+    if repeated == "holds" and not all(agreeing):
+        return "holds in repetition only"
+    return repeated
 
 
 def positive(interval: Interval) -> Verdict:
@@ -87,13 +164,6 @@ def positive(interval: Interval) -> Verdict:
 def negative(interval: Interval) -> Verdict:
     """Whether the interval lies below 0, above it, or on both sides; nothing at all is not below."""
     return "holds" if interval.high < 0 else "does not hold" if interval.low >= 0 else "undecided"
-
-
-def near(interval: Interval) -> Verdict:
-    """Whether the interval of a difference of accuracies lies within `POINTS` of 0, outside, or partly."""
-    if interval.low > POINTS or interval.high < -POINTS:
-        return "does not hold"
-    return "holds" if max(-interval.low, interval.high) <= POINTS else "undecided"
 
 
 def yes(truth: bool) -> Verdict:
@@ -113,7 +183,15 @@ def points(number: float) -> str:
 
 
 def loss(number: float) -> str:
-    return f"{number:.4f}"
+    return f"{number:.4f}".replace("-", "−")
+
+
+def plain_number(number: float) -> str:
+    return f"{number:.2f}".replace("-", "−")
+
+
+def p_text(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.045 else f"{p:.3f}" if p < 0.055 else f"{p:.2f}"
 
 
 def signed(number: float, form: Form) -> str:
@@ -121,24 +199,35 @@ def signed(number: float, form: Form) -> str:
     return ("−" if number < 0 else "+") + (points if form is percent else form)(abs(number))
 
 
+def spread(values: np.ndarray, form: Form) -> str:
+    """Mean ± standard deviation (n − 1), the unit once."""
+    mean, unit, _ = form(float(values.mean())).partition(" %")
+    return f"{mean} ± {form(float(values.std(ddof=1))).removesuffix(' %')}{unit}" if len(values) > 1 else mean + unit
+
+
+def difference(interval: Interval, form: Form) -> str:
+    """A difference with its interval, the unit once."""
+    mean, low, high = (signed(value, form).removesuffix(" points") for value in interval[:3])
+    return f"{mean} ({low} to {high}){' points' if form is percent else ''}"
+
+
 def fraction(number: Any) -> float:
     """The original report's percentage, as `metrics.csv` has it."""
     return float(number) / 100
 
 
-def value(run: Run, column: str, epoch: int = LAST) -> float:
-    return float(run.epochs[column][epoch - 1])
+def original_of(of_it: Case) -> OriginalRun | None:
+    """The original report's run of a case, if it made one."""
+    number = {"baseline": 1, "dropout_as_run": 2}
+    found = (number[name] for name in number if treatments()[name] == of_it.treatment)
+    return next((original_run(experiment, of_it.network) for experiment in found), None)
 
 
-def one_run(run: Run, epoch: int = LAST, each: str = "") -> str:
-    return f"one run{each}, seed {run.seed}, epoch {epoch}"
-
-
-def settled(run: Run) -> int | None:
-    """The epoch from which on the training loss is nothing, if there is one."""
-    above = np.flatnonzero(run.epochs["train/loss"] >= NOTHING)
+def settled(columns: Columns) -> int | None:
+    """The epoch from which on the training loss is 0.0000, if there is one."""
+    above = np.flatnonzero(columns["train/loss"] >= 5e-5)
     since = int(above[-1]) + 2 if len(above) else 1
-    return since if since <= run.length else None
+    return since if since <= len(columns["train/loss"]) else None
 
 
 @dataclass
@@ -152,135 +241,164 @@ class Sheet:
 
     evidence: Evidence
     verdict: Verdict | None = None
-    rows: list[dict[str, str]] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    p_values: list[float] = field(default_factory=list)
 
-    def row(
-        self,
-        quantity: str,
-        measured: str,
-        other: str = "",
-        difference: str = "",
-        source: str = "",
-        decided: Verdict | None = None,
-    ) -> None:
-        """A row of the table; `decided` is its verdict, where it has a part in the claim's."""
-        self.rows.append(
-            {
-                "quantity": quantity,
-                "measured": measured,
-                "compared with": other,
-                "difference": difference,
-                "from": source,
-                "verdict": decided or "",
-            }
-        )
-        if decided:
-            self.verdicts.append(decided)
-
-    def lacks(self, what: str) -> None:
-        """Runs that a verdict needs are not there."""
-        self.verdicts.append("undecided")
-        if what not in self.missing:
+    def lacks(self, of_it: Case, epochs: int, decides: bool = True) -> None:
+        """Notes that a case has too few runs for a verdict."""
+        there = self.evidence.runs(of_it)
+        lengths = Counter(run.length for run in there.values())
+        held = ", ".join(f"{count} of {length}" for length, count in sorted(lengths.items()))
+        what = f"two seeds of {of_it} with {epochs} epochs (there are {held or 'none'})"
+        if decides and what not in self.missing:
             self.missing.append(what)
 
-    def at(self, case: Case, epoch: int = LAST) -> Run | None:
-        """The longest run of a case, if it has that epoch; else a note that it is missing."""
-        run = self.evidence.longest(case)
-        if run and run.length >= epoch:
-            return run
-        self.lacks(f"a run of {case} with {epoch} epochs" + (f" (the longest has {run.length})" if run else ""))
-        return None
-
-    def compare(
+    def contrast(
         self,
         quantity: str,
-        one: Case,
-        other: Case | float | None,
+        weights: Mapping[Case, float],
         measure: Measure,
-        test: Callable[[Interval], Verdict] | None,
+        test: Callable[[Interval], Verdict] | None = None,
         form: Form = loss,
-    ) -> None:
-        """A row for the measure of one case over the seeds, less that of another (paired by seed) or less a number.
+        *,
+        epochs: int = LAST,
+        less: float = 0.0,
+        record: bool = True,
+    ) -> Interval | None:
+        """A row for a measure, weighted over cases seed by seed, less a number.
 
-        `test` makes the row's verdict of the interval; a row without one has no part in the claim's.
+        Args:
+            quantity: what it is.
+            weights: of each case; of two, the first is compared with the second.
+            measure: of runs.
+            test: makes the verdict of the interval; a row without one has no part in the claim's.
+            form: of the numbers.
+            epochs: after how many.
+            less: what to take off.
+            record: whether the original report's runs are measured too, where it made each.
         """
-        case = other if isinstance(other, Case) else None
-        number = other if isinstance(other, float) else None
-        found = self.evidence.compare(one, case, lambda runs: measure(runs) - (number or 0))
+        found = self.evidence.contrast(weights, measure, epochs)
+        theirs = self._of_the_report(weights, measure, epochs) if record else None
+        report, agrees = "", None
+        if theirs:
+            total = sum(weight * theirs[of_it] for of_it, weight in weights.items()) - less
+            report = " and ".join(form(value) for value in theirs.values())
+            report += f" ({signed(total, form)})" if len(theirs) > 1 else ""
+            agrees = test(Interval(total, total, total, 0)) == "holds" if test else None
         if found is None:
-            if test:
-                self.lacks(f"two seeds or more of {one}" + (f" and of {case}" if case else ""))
+            for of_it in weights:
+                if len(self.evidence.runs(of_it, epochs)) < 2:
+                    self.lacks(of_it, epochs, test is not None)
+            if test or report:
+                few = " and ".join(map(str, weights)) if len(weights) < 3 else ""
+                undecided: Verdict | None = "undecided" if test else None
+                self.rows.append(Row(quantity, few and f"{few}: –", report=report, verdict=undecided, agrees=agrees))
+            return None
+        interval = t_interval(found.total - less)
+        spreads = [f"{of_it}: {spread(values, form)}" for of_it, values in found.values.items()]
+        beside = spreads[1] if len(spreads) == 2 else f"against {form(less)}" if less else ""
+        compared = interval if len(weights) > 1 or test else None
+        self.rows.append(
+            Row(
+                quantity,
+                spreads[0] if len(spreads) < 3 else "",
+                beside,
+                difference(interval, form) if compared else "",
+                report,
+                str(len(found.seeds)),
+                test(interval) if test else None,
+                agrees,
+                compared,
+            )
+        )
+        return interval
+
+    def _of_the_report(self, weights: Collection[Case], measure: Measure, epochs: int) -> dict[Case, float] | None:
+        theirs = {of_it: original_of(of_it) for of_it in weights}
+        if not all(theirs.values()):
+            return None
+        return {
+            of_it: float(measure([{name: values[:epochs] for name, values in own.epochs.items()}])[0])
+            for of_it, own in theirs.items()
+            if own
+        }
+
+    def predicted(
+        self,
+        quantity: str,
+        of_it: Case,
+        told: float,
+        measure: Measure,
+        form: Form = percent,
+        *,
+        epochs: int = LAST,
+        whose: str = "text",
+        decides: bool = True,
+    ) -> Interval | None:
+        """A row that asks whether a value of the original report lies where one more run would, with 95 %.
+
+        Losses are compared by their logarithms. A row that does not decide has no part in the verdict.
+        """
+        curves = self.evidence.curves(of_it, epochs)
+        if len(curves) < 2:
+            self.lacks(of_it, epochs, decides)
+            if decides:
+                self.rows.append(Row(quantity, f"{of_it}: –", f"{whose}: {form(told)}", verdict="undecided"))
+            return None
+        values = measure(list(curves.values()))
+        logs = form is loss and bool((values > 0).all())
+        interval = t_interval(np.log(values), float(np.log(told))) if logs else t_interval(values, told)
+        low, high = (float(np.exp(end)) if logs else end for end in interval[1:3])
+        theirs = self._of_the_report([of_it], measure, epochs) if whose == "text" else None
+        off = abs(theirs[of_it] - told) if theirs else 0
+        self.rows.append(
+            Row(
+                quantity,
+                f"{of_it}: {spread(values, form)}",
+                f"{whose}: {form(told)}",
+                f"one more run: {form(low).removesuffix(' %')} to {form(high)}",
+                form(theirs[of_it]) if theirs else "",
+                str(len(values)),
+                yes(interval.p >= 0.05) if decides else None,
+                off <= (POINTS if form is percent else told / 10) if theirs else None,
+                interval,
+            )
+        )
+        return interval
+
+    def counted(self, quantity: str, of_it: Case, fails: Callable[[Columns], Sequence[str]]) -> None:
+        """A row that counts the seeds for which nothing fails: all, none, or some, which is to depend on the seed."""
+        curves = self.evidence.curves(of_it, LAST)
+        if not curves:
+            self.lacks(of_it, LAST)
+            self.rows.append(Row(quantity, f"{of_it}: –", verdict="undecided"))
             return
-        interval = found.difference
-        if test and found.epochs < 2 * TAIL:  # an end that is not apart from the beginning says nothing
-            self.lacks(f"runs of {2 * TAIL} epochs or more")
-            test = None
-        if test:
-            self.p_values.append(interval.p)
-        spreads = [f"{form(values.mean())} ± {form(values.std(ddof=1))}" for values in (found.ones, found.others)]
-        if number is not None:
-            spreads = [f"{form(found.ones.mean() + number)} ± {form(found.ones.std(ddof=1))}", form(number)]
-        self.row(
-            quantity,
-            f"{one}: {spreads[0]}",
-            f"{case}: {spreads[1]}" if case else f"text: {spreads[1]}" if number is not None else "",
-            f"{signed(interval.mean, form)} ({signed(interval.low, form)} to {signed(interval.high, form)})",
-            f"{len(found.ones)} seeds, {found.epochs} epochs",
-            test(interval) if test else None,
+        failing = {seed: found for seed, columns in curves.items() if (found := fails(columns))}
+        good = len(curves) - len(failing)
+        verdict: Verdict = "holds" if not failing else "depends on the seed" if good else "does not hold"
+        if len(curves) < 2:
+            self.lacks(of_it, LAST)
+            verdict = "undecided"
+        self.rows.append(
+            Row(
+                quantity,
+                f"{of_it}: {good} of {len(curves)} seeds meet all",
+                difference="; ".join(f"seed {seed}: {', '.join(found)}" for seed, found in failing.items()),
+                n=str(len(curves)),
+                verdict=verdict,
+            )
         )
 
-    def beside(self, quantity: str, one: Case, other: Case, read: Callable[[Run, int], float], form: Form) -> None:
-        """A row for one run of each case, the longest, after as many epochs as both have: n = 1, no verdict."""
-        run, second = self.evidence.longest(one), self.evidence.longest(other)
-        if run and second:
-            end = min(run.length, second.length)
-            ours, theirs = read(run, end), read(second, end)
-            self.row(
-                quantity,
-                f"{one}: {form(ours)}",
-                f"{other}: {form(theirs)}",
-                signed(ours - theirs, form),
-                one_run(run, end, " each"),
-            )
-
-    def accuracy(self, case: Case, told: float, epoch: int = LAST, source: str = "text") -> None:
-        """A row that asks whether one run's validation accuracy is within `POINTS` of what the original report has."""
-        if run := self.at(case, epoch):
-            ours = value(run, "val/accuracy", epoch)
-            self.row(
-                f"validation accuracy of epoch {epoch}",
-                f"{case}: {percent(ours)}",
-                f"{source}: {percent(told)}",
-                signed(ours - told, percent),
-                one_run(run, epoch),
-                yes(abs(ours - told) <= POINTS + 1e-9),  # half a point itself is within it, whatever its last bit
-            )
-
-    def last_loss(self, case: Case, column: str, told: float) -> None:
-        """A row that asks whether one run's loss in the last epoch is within `FACTOR` of what the text has."""
-        if run := self.at(case):
-            ours = value(run, column)
-            self.row(
-                f"{METRIC[column].title} of epoch {LAST}",
-                f"{case}: {loss(ours)}",
-                f"text: {told:g}",
-                f"× {ours / told:.2f}",
-                one_run(run),
-                yes(1 / FACTOR <= ours / told <= FACTOR),
-            )
-
     def settling(self, *cases: Case) -> str:
-        """A sentence for each case whose longest run learns its training images by heart."""
+        """A sentence for each case in which some seeds learn the training images by heart."""
         sentences = []
-        for case in cases:
-            run = self.evidence.longest(case)
-            if run and (since := settled(run)):
+        for of_it in cases:
+            curves = self.evidence.curves(of_it, LAST)
+            since = {seed: epoch for seed, columns in curves.items() if (epoch := settled(columns))}
+            if since:
+                when = ", ".join(f"seed {seed} from epoch {epoch}" for seed, epoch in since.items())
                 sentences.append(
-                    f"In our run of {case} the training loss is 0.0000 from epoch {since} to the last ({run.length}); "
-                    f"nothing jumps any more, and the validation loss goes from {value(run, 'val/loss', since):.2f} to "
-                    f"{value(run, 'val/loss', run.length):.2f}. "
+                    f"In {len(since)} of {len(curves)} runs of {of_it} the training loss ends at 0.0000 ({when}), and "
+                    "nothing jumps any more. "
                 )
         return "".join(sentences)

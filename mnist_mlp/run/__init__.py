@@ -11,6 +11,7 @@ streams.py      the states of the random generators
 process.py      what a process sets before it imports PyTorch
 trainer.py      Lightning's Trainer, quiet and in one process
 records.py      the one reader of run.json, config.yaml and metrics.csv
+shape.py        what recorded values must be: tables of fields and their rules
 identity.py     which settings make a run another run
 groups.py       runs that differ in nothing but their seeds and lengths
 """

@@ -16,12 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.run.identity import LENGTH, STEPS, other_settings, upgraded, was_run_with
 from mnist_mlp.run.metrics import COLUMNS, Row
-from mnist_mlp.run.records import Epochs, read_record
-from mnist_mlp.settings import SettingError, flatten, load_yaml, make_directory
+from mnist_mlp.run.records import Epochs, load_settings, read_record
+from mnist_mlp.settings import SettingError, flatten, make_directory
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
-LAST = Path("checkpoints", "last.ckpt")
+LAST, BEST = Path("checkpoints", "last.ckpt"), Path("checkpoints", "best.ckpt")
+FILES = ("run.json", "config.yaml", "metrics.csv", "train.log", "uncommitted.diff", LAST, BEST)
 
 
 def durable_write(path: Path, content: bytes) -> None:
@@ -30,22 +31,41 @@ def durable_write(path: Path, content: bytes) -> None:
     Raises:
         OSError: the disk is full or the directory cannot be written; `path` is then what it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    durable_write_all({path: content})
+
+
+def durable_write_all(contents: Mapping[Path, bytes]) -> None:
+    """As `durable_write`, of several files of one directory, or of more: none is replaced before all are on disk.
+
+    Raises:
+        OSError: as there; every file is then what it was.
+    """
+    written: dict[Path, Path] = {}
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        for path, content in contents.items():
+            written[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            _write(written[path], content)
+        for path, temporary in written.items():
+            temporary.replace(path)
+    except BaseException as error:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(path)
         raise
-    if os.name == "posix":
-        directory = os.open(path.parent, os.O_RDONLY)
+    for place in {path.parent for path in contents} if os.name == "posix" else ():
+        directory = os.open(place, os.O_RDONLY)
         try:
-            os.fsync(directory)  # the rename itself
+            os.fsync(directory)  # the renames themselves
         finally:
             os.close(directory)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -83,7 +103,7 @@ class RunDirectory:
         self.metrics = path / "metrics.csv"
         self.uncommitted = path / "uncommitted.diff"
         self.last = path / LAST
-        self.best = path / "checkpoints" / "best.ckpt"
+        self.best = path / BEST
         make_directory(path)
         self.last.parent.mkdir(exist_ok=True)
         self._lock = FileLock(path / ".lock")
@@ -108,10 +128,8 @@ class RunDirectory:
         Raises:
             SettingError: it holds a run with other settings.
         """
-        if not self.last.exists():
-            return False
         longer = refuse_other_settings(self.path, config)
-        return self.read_record().get("status") == "completed" and not longer
+        return self.last.exists() and self.read_record().get("status") == "completed" and not longer
 
     def refuse_checkpoint(self, checkpoint: Mapping[str, Any], config: DictConfig) -> None:
         """Raises: SettingError, where this `last.ckpt` is of a run with other settings than this directory's."""
@@ -166,11 +184,16 @@ def refuse_other_settings(path: Path, config: DictConfig) -> bool:
         Whether more epochs are asked for than before.
 
     Raises:
-        SettingError: they differ in more than `other_settings` leaves out or how many epochs it may yet take.
+        SettingError: they differ in more than `other_settings` leaves out or how many epochs it may yet take; or the
+            directory holds what no run has written.
     """
-    if not (path / LAST).exists():
+    for name in FILES:
+        if os.path.lexists(path / name) and not (path / name).is_file():  # a pipe would be waited for
+            raise SettingError("run_dir", path, f"has a {name} that is no ordinary file: remove it")
+    read_record(path)
+    if not os.path.lexists(path / LAST):
         return False
-    recorded = load_yaml(path / "config.yaml", "run_dir")
+    recorded = load_settings(path, "run_dir")
     longer = config.trainer.max_epochs > recorded.trainer.max_epochs
     others = other_settings(recorded, config)
     if longer:
@@ -178,7 +201,7 @@ def refuse_other_settings(path: Path, config: DictConfig) -> bool:
     if others:
         raise SettingError("run_dir", path, f"{was_run_with(others)}: keep that, or give another run_dir")
     if config.trainer.steps == "auto":
-        config.trainer.steps = upgraded(flatten(recorded))[STEPS]
+        config.trainer.steps = upgraded(flatten(recorded)).get(STEPS, "eager")
     if "portable" not in recorded:
         config.portable = False
     return bool(longer)

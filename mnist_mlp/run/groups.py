@@ -36,7 +36,14 @@ class Variant:
     @property
     def leaves(self) -> list[str]:
         """The settings in short, such as `lr=0.1`."""
-        return [f"{name.rpartition('.')[2]}={value}" for name, value in self.settings.items()]
+        found = []
+        for name, value in self.settings.items():
+            group, _, leaf = name.rpartition(".")
+            if leaf == "_target_":  # such as scheduler=StepLR
+                found.append(f"{group}={value.rpartition('.')[2]}")
+            elif leaf != "_partial_":
+                found.append(f"{leaf}={value}")
+        return found
 
     @property
     def label(self) -> str:
@@ -103,8 +110,8 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
         others = settings_of[run.name]
         settings = {name: value for name, value in others.items() if name != LENGTH and value is not None}
         together[experiment, model, tuple(settings.items())].append(run)
-        for name, value in settings.items():
-            several[experiment, model, name].add(value)
+        for name, value in others.items():
+            several[experiment, model, name].add("null" if value is None else value)
     found = [
         Variant(
             experiment,
@@ -119,7 +126,9 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
 
 
 def damage(run: Run) -> str | None:
-    """What is wrong with its metrics.csv; None where it can be used, whichever columns it has."""
+    """What is wrong with its files; None where they can be used, whichever columns its metrics.csv has."""
+    if run.damaged:
+        return str(run.problem)
     try:
         epochs = run.epochs.table
     except SettingError:
@@ -130,6 +139,8 @@ def damage(run: Run) -> str | None:
         return "its metrics.csv has no column epoch"
     if run.completed and len(run.epochs) != run.record.get("epochs"):
         return f"its metrics.csv has {len(run.epochs)} epochs, its run.json {run.record.get('epochs')}"
+    if run.completed and "accuracy" not in run.record.get("test", {}).get("last", {}):
+        return "its run.json has no test.last.accuracy"
     return None
 
 

@@ -86,7 +86,7 @@ class Loggers(Callback):
                 self._goes_on.add(name)
                 more |= {argument: self.known[name]} if name in self.known else {}
             with self._reaching(name):
-                logger = instantiate(entry, **more)
+                logger = instantiate(entry, _convert_="all", **more)
             if not isinstance(logger, Logger):
                 raise SettingError(f"logger.{name}", entry["_target_"], "is no Lightning logger")
             self.named[name] = logger

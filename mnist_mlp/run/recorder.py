@@ -37,13 +37,14 @@ class Recorder(Checkpoint):
             is killed in between repeats the epoch.
         rows: the epochs so far.
         best: the best epoch, as `run.json` has it.
+        began: training has begun, and what was to be taken from a checkpoint is.
         stopped_within: an epoch was stopped before its end, by a callback. It is not recorded.
     """
 
     def __init__(self, run: RunDirectory, signals: StopSignals, bar: bool = True) -> None:
         self.run, self.signals, self.bar = run, signals, bar
         self.on_epoch: list[OnEpoch] = []
-        self.stopped_within = False
+        self.began = self.stopped_within = False
         self.rows: list[Row] = []
         self.best: Row = {}
         self._epoch_started = self._session_started = time.perf_counter()
@@ -87,6 +88,7 @@ class Recorder(Checkpoint):
         if self._random_states:
             set_random_states(self._random_states)
         trainer.should_stop = trainer.should_stop or self._stopped
+        self.began = True
 
     def on_validation_batch_start(self, *arguments: Any, **keywords: Any) -> None:
         self.signals.check()

@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from mnist_mlp.reading import parse_yaml, read_file
 from mnist_mlp.settings.values import SettingError
 
 # Settings that follow from a group's option, and the group. A value of their own would be a label on another run.
@@ -92,10 +93,11 @@ def load_yaml(path: Path, setting: str) -> DictConfig:
         SettingError: the file cannot be read or holds no settings.
     """
     try:
-        config = OmegaConf.load(path)
+        content = read_file(path)
+        config = OmegaConf.create(content.decode() if isinstance(parse_yaml(content), dict) else "")
     except OSError as error:
         raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise SettingError(setting, path, f"is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, DictConfig) or config.is_empty():
         raise SettingError(setting, path, "holds no settings")

@@ -140,6 +140,7 @@ CLASS_RULES: dict[str, dict[str, Rule]] = {
         "init": _choice("default", "xavier_uniform"),
     },
     OUR_DATA: {
+        "dataset": _choice("MNIST", "FashionMNIST", "KMNIST"),
         "root": _optional(TEXT),
         "download": TRUTH,
         "sha256": HASHES,

@@ -11,5 +11,6 @@ kernel/steps.cpp   what Python calls: memory, threads, and the choice of a code 
 kernel/*.cpp       the other three: one compilation of network.h for each code path
 captured.py        the steps of a group as one CUDA graph
 compiled.py        several steps of any backbone as one graph of TorchInductor
+cache.py           what a power cut left in TorchInductor's cache
 means.py           sums of losses and errors over an epoch
 """

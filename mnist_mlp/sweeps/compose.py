@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mnist_mlp.run.identity import PLACES, fingerprint, other_settings, was_run_with
-from mnist_mlp.run.records import read_record
-from mnist_mlp.settings import SettingError, as_override, load_yaml, refuse_derived, settle, without_hydra
+from mnist_mlp.run.records import load_settings, read_record
+from mnist_mlp.settings import SettingError, as_override, refuse_derived, settle, without_hydra
 from mnist_mlp.sweeps.jobs import Job
 
 LEFT_RUNNING = 20.0  # seconds that what a killed sweep has left running may take to stop itself
@@ -48,7 +48,7 @@ class Composer:
         # fewer settings, or more.
         others = [path.parent for path in self.directory.glob("*/config.yaml") if path.parent not in found]
         if others and any(not path.exists() for path in found):
-            places = {fingerprint(load_yaml(path / "config.yaml", "run_dir")): path for path in others}
+            places = {fingerprint(load_settings(path, "run_dir")): path for path in others}
             for job, config in found.values():
                 if not job.path.exists():
                     job.path = places.get(fingerprint(config), job.path)
@@ -117,7 +117,7 @@ def _look_into(job: Job, config: DictConfig, deadline: float) -> None:
     """
     record = read_record(job.path)
     if record.get("status") == "completed" or (job.path / "checkpoints" / "last.ckpt").exists():
-        differing = other_settings(load_yaml(job.path / "config.yaml", "run_dir"), config)
+        differing = other_settings(load_settings(job.path, "run_dir"), config)
         if differing:
             # More epochs too: left out of a command by mistake, they would change every completed job.
             problem = f"{was_run_with(differing)}: keep that, or give another sweep"

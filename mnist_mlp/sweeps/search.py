@@ -46,6 +46,8 @@ from mnist_mlp.sweeps.study import (
     Direction,
     close,
     counts,
+    damage,
+    known_of,
     open_study,
     ranking,
     trials_of,
@@ -215,14 +217,15 @@ class Search:
             }
         )
         self._seen: dict[str, int] = {}  # how many epochs of a trial were looked at
-        self._unfinished = list(self._take_up())
+        with damage(self.directory / STUDY):
+            self._unfinished = list(self._take_up())
 
     def _open(self, attributes: Mapping[str, Any]) -> tuple["Study", "RDBStorage"]:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         path = self.directory / STUDY
-        if not path.exists():
+        if not os.path.lexists(path):
             if any(self.directory.glob("*/run.json")):
                 raise SettingError(
                     "sweep", os.path.relpath(self.directory), "holds a sweep that is no search: give another name"
@@ -235,7 +238,7 @@ class Search:
             close(storage)
             temporary.replace(path)
         study, storage = open_study(path)
-        others = other_settings(study.user_attrs["settings"], attributes["settings"])
+        others = other_settings(known_of(study)["settings"], attributes["settings"])
         if others:
             problem = f"holds a search that {was_run_with(others)}: keep that, or give another name"
             raise SettingError("sweep", os.path.relpath(self.directory), problem)

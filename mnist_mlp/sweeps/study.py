@@ -2,7 +2,10 @@
 
 import os
 import re
+import sqlite3
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,8 +16,9 @@ from rich.text import Text
 
 from mnist_mlp.run.directory import durable_write
 from mnist_mlp.run.identity import LABELS, PLACES
-from mnist_mlp.run.records import read_record
-from mnist_mlp.settings import SettingError, flatten, load_yaml
+from mnist_mlp.run.records import load_settings, read_record
+from mnist_mlp.run.shape import OTHERS, TEXT, Whole, choice, fault
+from mnist_mlp.settings import SettingError, flatten
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -26,19 +30,66 @@ STUDY = "study.db"  # SQLite: one file that is whole after any kill, and what Op
 BEST = Path("experiment") / "best_trial.yaml"  # in the sweep's directory, where --config-dir finds it
 DIRECTORY = "directory"  # a trial's own attribute in the study: the name of its run directory
 SHOWN = 10  # trials in the table
+ATTRIBUTES = Whole(
+    settings=Whole({"search.objective": choice("val/accuracy", "val/loss")}),
+    command=TEXT,
+    groups={OTHERS: TEXT},
+    defaults=TEXT,
+)
 NAMES = (*PLACES, *LABELS)  # settings that only say where a run lies and what it is called
 
 
+@contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """Raises: SettingError, for whatever SQLite and Optuna raise about a file that is damaged, or holds no search."""
+    try:
+        yield
+    except (SettingError, OSError):
+        raise
+    except Exception as error:  # SQLAlchemy's, Optuna's, and Python's own for what is not where it should be
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        problem = f"is damaged, or holds no search of mnist-train's ({type(error).__name__}: {reason}): restore it"
+        raise SettingError("sweep", os.path.relpath(path), problem) from error
+
+
 def open_study(path: Path, direction: Direction | None = None) -> tuple["Study", "RDBStorage"]:
-    """Opens the study in a file; where a direction is given, makes a new one there."""
+    """Opens the study in a file; where a direction is given, makes a new one there.
+
+    Raises:
+        SettingError: there is another file, or a damaged one.
+    """
     import optuna
     from sqlalchemy import URL  # Optuna's own
 
     # Of a URL made by hand, a ? or a % in the path would be something else.
-    storage = optuna.storages.RDBStorage(URL.create("sqlite", database=str(path.absolute())).render_as_string())
+    url = URL.create("sqlite", database=str(path.absolute())).render_as_string()
     if direction is not None:
+        storage = optuna.storages.RDBStorage(url)
         return optuna.create_study(storage=storage, study_name="search", direction=direction), storage
-    return optuna.load_study(study_name="search", storage=storage), storage
+    if not path.is_file():  # a pipe would be waited for
+        raise SettingError("sweep", os.path.relpath(path), "is no ordinary file: remove it, or give another sweep")
+    with damage(path):
+        with closing(sqlite3.connect(path)) as database:  # Optuna makes what is missing, and does not see what is wrong
+            (state,) = database.execute("pragma quick_check").fetchone()
+            database.execute("select 1 from studies")
+        if state != "ok":
+            raise ValueError(state)
+        storage = optuna.storages.RDBStorage(url)
+        study = optuna.load_study(study_name="search", storage=storage)
+        study.get_trials(deepcopy=False)
+        return study, storage
+
+
+def known_of(study: "Study") -> dict[str, Any]:
+    """What a search says of itself: its settings, command, groups and defaults.
+
+    Raises:
+        SettingError: it does not.
+    """
+    found = study.user_attrs
+    if (problem := fault(found, ATTRIBUTES)) is not None:
+        raise SettingError("sweep", STUDY, f"is damaged ({problem}): restore it")
+    return dict(found)
 
 
 def close(storage: "RDBStorage") -> None:
@@ -66,27 +117,31 @@ def counts(study: "Study") -> str:
     return ", ".join(f"{found[state]} {word}" for state, word in said.items() if found[state] or word == "complete")
 
 
-def conclude(directory: Path) -> Group:
-    """Writes the best settings so far as an experiment, and a plot; returns the best trials as a table."""
+def conclude(directory: Path, show: Callable[[Group], object] = lambda _: None) -> None:
+    """Shows the best trials as a table; then writes the best settings so far as an experiment, and a plot.
+
+    Raises:
+        SettingError: the study, or what it says of the best run, cannot be read.
+    """
     # Here, because they import Matplotlib and Optuna, which a sweep that is no search does without.
     from mnist_mlp.drawing.figure import png, svg
     from mnist_mlp.sweeps.search_figure import draw
 
     study, storage = open_study(directory / STUDY)
     try:
-        trials = trials_of(study)
-        figure = draw(study, study.user_attrs["settings"]["search.objective"], list(trials.values()))
-        for kind, save in (("png", png), ("svg", svg)):
-            durable_write(directory / f"search.{kind}", save(figure))
-        lines: list[Table | Text] = [Text(f"{len(trials)} trials: {counts(study)}")]
-        ranked = ranking(study)
-        if ranked:
-            write_best(study, directory)
-            lines.insert(0, _table(study, ranked[:SHOWN]))
-            lines.append(
-                Text(f"Best settings: mnist-train --config-dir {os.path.relpath(directory)} experiment={BEST.stem}")
-            )
-        return Group(*lines)
+        with damage(directory / STUDY):
+            trials, known = trials_of(study), known_of(study)
+            figure = draw(study, known["settings"]["search.objective"], list(trials.values()))
+            lines: list[Table | Text] = [Text(f"{len(trials)} trials: {counts(study)}")]
+            if ranked := ranking(study):
+                lines.insert(0, _table(study, ranked[:SHOWN]))
+                command = f"mnist-train --config-dir {os.path.relpath(directory)} experiment={BEST.stem}"
+                lines.append(Text(f"Best settings: {command}"))
+            show(Group(*lines))
+            for kind, save in (("png", png), ("svg", svg)):
+                durable_write(directory / f"search.{kind}", save(figure))
+            if ranked:
+                write_best(study, directory)
     finally:
         close(storage)
 
@@ -116,9 +171,9 @@ def _table(study: "Study", ranked: "list[FrozenTrial]") -> Table:
 
 def write_best(study: "Study", directory: Path) -> None:
     """Writes the best trial's settings as an experiment file, with only what differs from the defaults."""
-    known, trial = study.user_attrs, ranking(study)[0]
+    known, trial = known_of(study), ranking(study)[0]
     run = directory / trial.user_attrs[DIRECTORY]
-    config, record = load_yaml(run / "config.yaml", "sweep"), read_record(run)
+    config, record = load_settings(run, "sweep"), read_record(run)
     objective, images = known["settings"]["search.objective"], config.data.validation_size
     header = [
         "@package _global_",

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_mlp.run.directory import durable_write
-from mnist_mlp.run.groups import Variant, by_length, completed, variants, varied
+from mnist_mlp.run.groups import Variant, by_length, completed, damage, variants, varied
 from mnist_mlp.run.metrics import CLASSIFICATION, METRIC
 from mnist_mlp.run.records import Run, read_runs
 from mnist_mlp.settings import SettingError, flatten
@@ -64,14 +64,17 @@ def summarise(directory: Path) -> list[Run]:
     """
     runs = read_runs(directory)
     rows = results(runs)
+    console = Console(highlight=False)
+    if os.path.lexists(directory / STUDY):
+        conclude(directory, console.print)
+    else:
+        console.print(view(runs))  # first: it takes no room on a disk
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     durable_write(directory / "results.csv", text.getvalue().encode())
-    console = Console(highlight=False)
-    console.print(conclude(directory) if (directory / STUDY).exists() else view(runs))
     console.print(f"Saved as {os.path.relpath(directory / 'results.csv')}", soft_wrap=True, markup=False)
     return runs
 
@@ -102,8 +105,8 @@ def result(run: Run, varied: Mapping[str, str | None]) -> Result:
         varied: its settings that other runs have otherwise.
     """
     record = run.record
-    final = record.get("final") or {}
     best_epoch = record.get("best", {}).get("epoch")
+    problem = damage(run) or "" if run.completed else ""
     best = _epoch(run, best_epoch)
     return {
         "run": run.name,
@@ -113,20 +116,20 @@ def result(run: Run, varied: Mapping[str, str | None]) -> Result:
         "seed": run.seed,
         **varied,
         "epochs": record.get("epochs") if run.completed else run.length,
-        **{f"final/{name}": value for name, value in final.items() if name.startswith("val/")},
+        **{f"final/{name}": value for name, value in record.get("final", {}).items() if name.startswith("val/")},
         "best/epoch": best_epoch,
         **{f"best/{name}": value for name, value in best.items() if name.startswith("val/")},
         **{f"test/{name.replace('.', '/')}": value for name, value in flatten(record.get("test", {})).items()},
         "seconds": record.get("wall_seconds"),
         "weights_sha256": record.get("weights_sha256"),
-        "error": " ".join(str(record.get("error", "")).split()),
+        "error": " ".join((record.get("error") or problem).split()),
     }
 
 
 def _epoch(run: Run, epoch: int | None) -> dict[str, str]:
     """One epoch's metrics as they are written; {} where they cannot be read."""
     with suppress(SettingError):
-        if epoch is not None and epoch <= len(run.epochs):
+        if epoch is not None and epoch <= len(run.epochs.rows):
             return run.epochs.texts(epoch)
     return {}
 
@@ -141,7 +144,7 @@ def view(runs: Sequence[Run]) -> Group:
         TableRow(
             variant, length if len(lengths) > 1 else None, of_it, [result_of[run.name] for run in completed(of_it)]
         )
-        for variant in variants(runs)
+        for variant in variants([run for run in runs if not run.damaged])
         for lengths in [by_length(variant.runs)]
         for length, of_it in lengths.items()
     ]
@@ -154,8 +157,8 @@ def _not_completed(results: Sequence[Result]) -> list[Text]:
     counts = Counter(result["status"] for result in results)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     lines = [] if set(counts) == {"completed"} else [Text(f"{len(results)} runs: {said}")]
-    failed = [result for result in results if result["status"] == "failed"]
-    return lines + [Text(f"  {result['run']}: {result['error']}", style="red") for result in failed]
+    told = [result for result in results if result["error"] and result["status"] not in ("interrupted", "running")]
+    return lines + [Text(f"  {result['run']}: {result['error']}", style="red") for result in told]
 
 
 def results_table(rows: Sequence[TableRow]) -> Table:

@@ -108,7 +108,8 @@ def event_files(directory: Path) -> dict[Path, list[Path]]:
     """The event files of each run under `directory`, in order of the runs' paths; a run may have none."""
     from mnist_mlp.run.records import find_runs  # here: it imports Hydra
 
-    return {run: sorted(run.glob("tensorboard/**/*tfevents*")) for run in find_runs(directory)}
+    found = {run: sorted(run.glob("tensorboard/**/*tfevents*")) for run in find_runs(directory)}
+    return {run: [path for path in paths if path.is_file()] for run, paths in found.items()}  # no pipe is waited for
 
 
 def contents(directory: Path) -> str:

@@ -1,4 +1,5 @@
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +65,9 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_commands_as_they_are_typed(tmp_path: Path, line: str) -> None:
-    done = shell(f"{line} draw=false", tmp_path)
+def test_commands_as_they_are_typed(command: Command, tmp_path: Path, line: str) -> None:
+    of_shell = line.startswith("python")
+    done = shell(f"{line} draw=false", tmp_path) if of_shell else command(*shlex.split(line), "draw=false")
     assert done.returncode == 0, done.stderr
     assert f"  {LINES[line]}\n" in done.stdout
 
@@ -102,8 +104,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("arguments", BAD)
-def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path: Path, arguments: str) -> None:
-    done = shell(f"mnist-backprop {arguments}", tmp_path)
+def test_bad_input_is_one_sentence_and_leaves_nothing(command: Command, tmp_path: Path, arguments: str) -> None:
+    done = command("mnist-backprop", *shlex.split(arguments))
     assert (done.returncode, done.stdout, done.stderr) == (1, "", BAD[arguments] + "\n")
     assert not list(tmp_path.iterdir())
 
@@ -212,7 +214,7 @@ def test_a_users_own_network(command: Command, tmp_path: Path) -> None:
     assert "| 1 Linear  |" in done.stdout
 
 
-def test_a_terminal_without_unicode_gets_question_marks(command: Command) -> None:
-    done = command("mnist-backprop", "expression=x*x", "values.x=3", "draw=false", PYTHONIOENCODING="ascii")
+def test_a_terminal_without_unicode_gets_question_marks(script: Command) -> None:
+    done = script("mnist-backprop", "expression=x*x", "values.x=3", "draw=false", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "?f/?x??? = x = 3" in done.stdout

@@ -26,6 +26,15 @@ def test_runs_are_grouped_by_settings_then_length_then_seed(tmp_path: Path) -> N
     assert set(varied(runs)[runs[0].name]) == {"optimizer.lr", "trainer.max_epochs"}
 
 
+def test_a_part_that_others_lack_is_named_by_its_class(tmp_path: Path) -> None:
+    step = {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 10, "gamma": 0.1}
+    make_run(tmp_path, "baseline", "A", 0)
+    make_run(tmp_path, "baseline", "A", 0, settings={"scheduler": step})
+    make_run(tmp_path, "baseline", "B", 0, settings={"scheduler": step})
+    labels = sorted(variant.label for variant in variants(read_runs(tmp_path)))
+    assert labels == ["baseline, A", "baseline, A, scheduler=StepLR, gamma=0.1, step_size=10", "baseline, B"]
+
+
 def test_runs_that_stop_early_stay_one_group(tmp_path: Path) -> None:
     for seed, epochs in enumerate((8, 9)):
         make_run(tmp_path, "baseline", "A", seed, epochs=epochs, settings={"trainer.max_epochs": 10})

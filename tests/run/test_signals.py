@@ -3,11 +3,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from forked import Process, Server
+from helpers import Runner, epochs, until
 
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.run.signals import InterruptionError, StopSignals
@@ -35,35 +35,27 @@ def test_the_second_signal_ends_the_process_at_once(signum: signal.Signals) -> N
     assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "noted\n", "")
 
 
-def wait_for_epoch(process: "subprocess.Popen[bytes]", run_dir: Path, epoch: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        metrics = run_dir / "metrics.csv"
-        if metrics.exists() and len(metrics.read_text().splitlines()) > epoch:
-            return
-        assert process.poll() is None, "the run ended before it could be stopped"
-        time.sleep(0.02)
-    raise AssertionError("no epoch within a minute")
-
-
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_a_stopped_run_resumes_to_the_same_bits(
-    run: Any, tiny: list[str], tmp_path: Path, signum: signal.Signals, status: int
+def test_a_run_that_is_stopped_three_times_resumes_to_the_same_bits(
+    run: Runner, commands: Server, tiny: list[str], tmp_path: Path
 ) -> None:
     overrides = ["experiment=dropout_scheduler", "trainer.max_epochs=60"]
     reference, record = run(*overrides)
-
     run_dir = tmp_path / "run"
-    script = Path(sys.executable).with_name("mnist-train")
-    command = [script, *tiny, *overrides, f"run_dir={run_dir}"]
-    for epoch in (1, 20):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        wait_for_epoch(process, run_dir, epoch)
+
+    def started(epoch: int) -> Process:
+        """A session that has reached this epoch, or has ended."""
+        arguments = [*tiny, *overrides, f"run_dir={run_dir}"]
+        process = commands.start("mnist-train", arguments, tmp_path, dict(os.environ))
+        until(lambda: epochs(run_dir) >= epoch or process.poll() is not None, "an epoch")
+        return process
+
+    for signum, status, epoch in ((signal.SIGINT, 130, 1), (signal.SIGKILL, -9, 15), (signal.SIGTERM, 143, 30)):
+        process = started(epoch)
         process.send_signal(signum)
-        assert process.wait(timeout=60) == status
+        assert process.wait(timeout=60) == status, process.said("err")
         state = json.loads((run_dir / "run.json").read_text())["status"]
         assert state == ("running" if signum == signal.SIGKILL else "interrupted")
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert started(60).wait(timeout=120) == 0
 
     resumed = json.loads((run_dir / "run.json").read_text())
     assert resumed["weights_sha256"] == record["weights_sha256"]

@@ -135,8 +135,8 @@ def test_compiled_steps_are_counted_one_by_one(run: Runner) -> None:
     assert {float(state["step"]) for state in checkpoint["optimizer_states"][0]["state"].values()} == {40.0}
 
 
-def test_without_a_compiler_one_sentence_says_so(command: Command, tmp_path: Path, tiny: list[str]) -> None:
-    done = command(
+def test_without_a_compiler_one_sentence_says_so(script: Command, tmp_path: Path, tiny: list[str]) -> None:
+    done = script(
         "mnist-train",
         "trainer.steps=compiled",
         "portable=false",

@@ -29,6 +29,7 @@ def make_run(
     rows = [dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "val/accuracy": accuracy} for epoch in (1, 2)]
     (path / "metrics.csv").write_text(metrics_csv(rows))
     config = {"experiment": "baseline", "network": model, "seed": seed, "optimizer": {"lr": lr}, "run_dir": str(path)}
+    config |= {"data": {}, "model": {}, "trainer": {"max_epochs": 2}}
     (path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
     record = {"status": "completed", "experiment": "baseline", "model": model, "seed": seed, "epochs": 2}
     record |= {"best": {"epoch": 1}, "final": rows[-1], "wall_seconds": 1.0, "weights_sha256": f"{model}{seed}"}
