@@ -72,6 +72,7 @@ class Loggers(Callback):
         self.known: dict[str, str] = run.read_record().get("loggers", {})
         self.named: dict[str, Logger] = {}
         self._goes_on: set[str] = set()
+        self._told: set[str] = set()
         # As Lightning has it, loggers hear nothing of fast_dev_run.
         for name, entry in loggers_of(config).items() if not config.trainer.get("fast_dev_run") else ():
             arguments = inspect.signature(get_class(entry["_target_"])).parameters
@@ -118,6 +119,7 @@ class Loggers(Callback):
 
     def _log(self, name: str, metrics: dict[str, float], step: int) -> None:
         with self._reaching(name):
+            self._told.add(name)
             self.named[name].log_metrics(metrics, step)
             self.named[name].save()
 
@@ -147,7 +149,8 @@ class Loggers(Callback):
             yield self
             status = "success"
         finally:
-            for logger in self.all:
+            # Asking one that was told nothing for its experiment would begin a run there, or be refused a second time.
+            for logger in [self.named[name] for name in self.named if name in self._told]:
                 logger.finalize(status)
                 finish = getattr(getattr(logger, "experiment", None), "finish", None)
                 if callable(finish):  # of Weights & Biases
