@@ -88,6 +88,7 @@ class Loggers(Callback):
                 more |= {argument: self.known[name]} if name in self.known else {}
             with self._reaching(name):
                 logger = instantiate(entry, _convert_="all", **more)
+                getattr(logger, "experiment", None)  # as Lightning asks for it, where a refusal would be a traceback
             if not isinstance(logger, Logger):
                 raise SettingError(f"logger.{name}", entry["_target_"], "is no Lightning logger")
             self.named[name] = logger
