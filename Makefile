@@ -11,7 +11,7 @@ at-most = $(shell echo $$(( $(EPOCHS) < $(1) ? $(EPOCHS) : $(1) )))
 lacks = ! (for command in $(1); do command -v $$command >/dev/null || exit 1; done)
 APT_INSTALL := apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 
-.PHONY: help install sweep paper test test-browser test-gpu test-portable test-slurm test-ray lint types torture lock benchmark tensorboard clean
+.PHONY: help install sweep paper test test-browser test-gpu test-portable test-slurm test-ray test-loggers lint types torture lock benchmark tensorboard clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -60,6 +60,14 @@ test-portable: .venv/installed  ## the same bits on emulated CPUs, Intel, AMD an
 test-ray: .venv/installed  ## a sweep on Ray, which it installs in build/
 	test -d build/ray || $(BIN)/pip install --quiet --disable-pip-version-check --target build/ray 'ray>=2.50,<3'
 	PYTHONPATH=build/ray $(BIN)/pytest -m ray tests/sweeps/test_cluster.py
+
+# Nor are these in the lock. What they share with the environment is the same version in both.
+LOGGERS = mlflow-skinny wandb onnx onnxruntime onnxscript
+test-loggers: .venv/installed  ## runs with Weights & Biases offline and MLflow, a network in ONNX Runtime; installs them in build/
+	mkdir -p build && $(BIN)/pip freeze --exclude-editable > build/loggers.txt
+	test -d build/loggers || $(BIN)/pip install --quiet --disable-pip-version-check --target build/loggers \
+	  --constraint build/loggers.txt $(LOGGERS)
+	PYTHONPATH=$(CURDIR)/build/loggers $(BIN)/pytest -m loggers tests/run/test_loggers.py
 
 torture: .venv/installed  ## stop runs at 20 random moments by SIGKILL and by SIGTERM, and a sweep five times: the same bits
 	$(BIN)/pytest -s tests/run/test_torture.py tests/sweeps/test_launcher.py -k 'test_torture or killed' --kills 20

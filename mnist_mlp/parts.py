@@ -11,6 +11,8 @@ import torch
 from hydra.utils import instantiate as instantiate_node
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
     DeviceStatsMonitor,
     LearningRateMonitor,
     OnExceptionCheckpoint,
@@ -31,6 +33,12 @@ from mnist_mlp.steps.choice import choose
 
 # Plain lists and mappings, where Hydra's own would be kept by an optimizer and could not be read from a checkpoint.
 instantiate = partial(instantiate_node, _convert_="all")
+
+# Callbacks of Lightning's that have no use here, and why.
+UNFIT = {
+    BackboneFinetuning: "freezes the backbone, which here is the whole network: nothing would be left to train",
+    BatchSizeFinder: "changes data.batch_size unrecorded: sweep over it with -m data.batch_size=64,128",
+}
 
 
 @dataclass
@@ -140,6 +148,9 @@ def check_callbacks(callbacks: Mapping[str, Any], measured: Sequence[str], logs:
     for name, callback in callbacks.items():
         if not isinstance(callback, Callback):
             raise SettingError(f"callbacks.{name}", type(callback).__name__, "must be a Lightning Callback")
+        for unfit, why in UNFIT.items():
+            if isinstance(callback, unfit):
+                raise SettingError(f"callbacks.{name}", type(callback).__name__, why)
         if isinstance(callback, OnExceptionCheckpoint) and Path(callback.ckpt_path).exists():
             raise SettingError(
                 f"callbacks.{name}",

@@ -117,6 +117,9 @@ REFUSED: dict[str, str] = {
     "EarlyStopping: takes monitor, which has no default: add +callbacks.s.monitor=VALUE",
     "+trainer.min_epochs=two": "trainer.min_epochs=two: Lightning's Trainer takes a whole number or null",
     "+trainer.profiler=nosuch": "trainer.profiler=nosuch: must be simple, advanced or pytorch, or null",
+    "trainer.max_epochs=-1": "trainer.max_epochs=-1: must be a whole number of at least 1",
+    "logger=none": "logger=none: there is no such logger; choose one of csv, mlflow, tensorboard, wandb",
+    "lr_scheduler=cosine": "lr_scheduler=cosine: there is no setting lr_scheduler; did you mean scheduler?",
     "model.init=3": "model.init=3: must be one of default, xavier_uniform",
 }
 

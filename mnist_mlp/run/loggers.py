@@ -1,11 +1,13 @@
 """The `logger` group: Lightning's loggers, each told of the settings, every epoch's row and the test results."""
 
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
@@ -41,6 +43,13 @@ def loggers_of(config: DictConfig) -> dict[str, DictConfig]:
     return found
 
 
+def _mlflows_own_store() -> str:
+    """What MLflow uses where nothing is said, $MLFLOW_TRACKING_URI first. Lightning's logger would take ./mlruns, a
+    kind of store that MLflow 3 refuses."""
+    uri: str = importlib.import_module("mlflow").get_tracking_uri()
+    return uri
+
+
 class Loggers(Callback):
     """Tells the loggers. What Lightning itself would send them, step by step, they do not get from `Classifier`.
 
@@ -63,18 +72,23 @@ class Loggers(Callback):
         self.known: dict[str, str] = run.read_record().get("loggers", {})
         self.named: dict[str, Logger] = {}
         self._goes_on: set[str] = set()
+        self._told: set[str] = set()
         # As Lightning has it, loggers hear nothing of fast_dev_run.
         for name, entry in loggers_of(config).items() if not config.trainer.get("fast_dev_run") else ():
             arguments = inspect.signature(get_class(entry["_target_"])).parameters
             more: dict[str, Any] = {}
             place = arguments.get("save_dir")
-            if place is not None and place.default is inspect.Parameter.empty and "save_dir" not in entry:
+            if place is not None and place.default in (inspect.Parameter.empty, ".") and "save_dir" not in entry:
                 more["save_dir"] = str(run.path)
+            if "tracking_uri" in arguments and entry.get("tracking_uri") is None:
+                more["tracking_uri"] = _mlflows_own_store()
             argument = next((argument for argument in IDS if argument in arguments), None)
             if argument is not None and argument not in entry:
                 self._goes_on.add(name)
                 more |= {argument: self.known[name]} if name in self.known else {}
-            logger = instantiate(entry, _convert_="all", **more)
+            with self._reaching(name):
+                logger = instantiate(entry, _convert_="all", **more)
+                getattr(logger, "experiment", None)  # as Lightning asks for it, where a refusal would be a traceback
             if not isinstance(logger, Logger):
                 raise SettingError(f"logger.{name}", entry["_target_"], "is no Lightning logger")
             self.named[name] = logger
@@ -88,28 +102,45 @@ class Loggers(Callback):
         for name, logger in self.named.items():
             if name in self._goes_on and name in self.known:
                 continue
-            logger.log_hyperparams(settings)
-            if name in self._goes_on:
-                self.known[name] = str(getattr(logger, "run_id", None) or logger.version)
+            with self._reaching(name):
+                logger.log_hyperparams(settings)
+                if name in self._goes_on:
+                    self.known[name] = str(getattr(logger, "run_id", None) or logger.version)
             for row in self.rows():
-                self._tell(logger, row)
+                self._tell(name, row)
         self.run.update_record(loggers=self.known or None)
 
     def epoch(self, trainer: Trainer, classifier: Classifier, row: Row, best: Row) -> None:
         """Tells of one epoch, a row of `metrics.csv`."""
-        for logger in self.all:
-            self._tell(logger, row)
+        for name in self.named:
+            self._tell(name, row)
 
-    def _tell(self, logger: Logger, row: Row) -> None:
-        logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, int(row["epoch"]))
-        logger.save()
+    def _tell(self, name: str, row: Row) -> None:
+        self._log(name, {column: value for column, value in row.items() if column != "epoch"}, int(row["epoch"]))
+
+    def _log(self, name: str, metrics: dict[str, float], step: int) -> None:
+        with self._reaching(name):
+            self._told.add(name)
+            self.named[name].log_metrics(metrics, step)
+            self.named[name].save()
+
+    @contextmanager
+    def _reaching(self, name: str) -> Iterator[None]:
+        """One sentence where a logger refuses, such as one of a service that nobody has logged in to."""
+        try:
+            yield
+        except (SettingError, OSError):  # what the disk refuses has a sentence of its own
+            raise
+        except Exception as error:  # whatever their packages raise
+            cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+            why = " ".join(str(cause).split())
+            raise SettingError(f"logger.{name}", self.config.logger[name]["_target_"], f"refused ({why})") from error
 
     def results(self, test: dict[str, dict[str, float]], epoch: int) -> None:
         """Tells of the test results, such as `test/last/accuracy`, at the last epoch."""
         flat = {f"test/{which}/{name}": value for which, found in test.items() for name, value in found.items()}
-        for logger in self.all:
-            logger.log_metrics(flat, epoch)
-            logger.save()
+        for name in self.named:
+            self._log(name, flat, epoch)
 
     @contextmanager
     def closing(self) -> Iterator["Loggers"]:
@@ -119,7 +150,8 @@ class Loggers(Callback):
             yield self
             status = "success"
         finally:
-            for logger in self.all:
+            # Asking one that was told nothing for its experiment would begin a run there, or be refused a second time.
+            for logger in [self.named[name] for name in self.named if name in self._told]:
                 logger.finalize(status)
                 finish = getattr(getattr(logger, "experiment", None), "finish", None)
                 if callable(finish):  # of Weights & Biases
