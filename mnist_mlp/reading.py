@@ -27,6 +27,8 @@ def read_file(path: Path) -> bytes:
     try:
         if stat.S_ISREG(path.stat().st_mode):
             return path.read_bytes()
+    except NotADirectoryError as error:  # of a path like FILE/run.json
+        raise FileNotFoundError(error.errno, error.strerror, os.fspath(path)) from error
     except FileNotFoundError:
         if not path.is_symlink():
             raise

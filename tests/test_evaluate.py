@@ -144,8 +144,8 @@ def test_what_is_no_file_is_one_sentence(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
     (tmp_path / "loop.ckpt").symlink_to("loop.ckpt")
     for name, problem in (
-        ("directory.ckpt", "is not a file"),
-        ("pipe.ckpt", "is not a file"),
+        ("directory.ckpt", r"cannot be read \(it is no ordinary file\)"),
+        ("pipe.ckpt", r"cannot be read \(it is no ordinary file\)"),
         ("pipe.safetensors", "is not a file"),
         ("loop.ckpt", "cannot be read"),
         ("x" * 300, "cannot be read"),

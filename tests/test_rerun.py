@@ -28,6 +28,7 @@ REPEATED = [
     ("dropout_scheduler", "tiny", 0),
     ("dropout_as_run", "network_a", 7),
     ("dropout_as_intended", "network_b", 0),
+    ("best", "network_a", 0),
 ]
 
 

@@ -24,7 +24,7 @@ BAD_INPUT = {
     "trainer.max_epoch=3": "trainer.max_epoch=3: there is no setting trainer.max_epoch; did you mean "
     "trainer.max_epochs?",
     "trainer.lr=3": "trainer.lr=3: there is no setting trainer.lr; did you mean optimizer.lr?",
-    "experiment=foo": "experiment=foo: there is no such experiment; choose one of baseline, dropout_as_intended, "
+    "experiment=foo": "experiment=foo: there is no such experiment; choose one of baseline, best, dropout_as_intended, "
     "dropout_as_run, dropout_scheduler",
     "model=network_c": "model=network_c: there is no such model; choose one of network_a, network_b, tiny",
     "foo": "foo: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]",

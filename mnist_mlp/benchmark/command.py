@@ -153,6 +153,7 @@ class Contender:
         self.connection.close()
         self.process.join(10)
         self.process.kill()
+        self.process.join()
 
 
 @contextmanager

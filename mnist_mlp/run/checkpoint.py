@@ -28,6 +28,7 @@ from mnist_mlp.run.shape import (
     TRUTH,
     Whole,
     fault,
+    short,
 )
 from mnist_mlp.settings import SettingError, rules_of, spelled
 
@@ -136,7 +137,7 @@ def checked_checkpoint(content: Any, setting: str, path: Path) -> dict[str, Any]
         node, _, leaf = name.rpartition(".")
         group = recorded.get(node) if node else recorded
         if isinstance(group, dict) and leaf in group and not rule.accepts(group[leaf]):
-            raise SettingError(setting, path, f"records {name}={spelled(group[leaf])}, which must be {rule.wanted}")
+            raise SettingError(setting, path, f"records {name}={short(group[leaf])}, which must be {rule.wanted}")
     return dict(content)
 
 

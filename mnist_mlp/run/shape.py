@@ -67,14 +67,14 @@ def fault(value: Any, kind: Kind, name: str = "") -> str | None:
         name: of the value.
     """
     if isinstance(kind, Rule):
-        return None if kind.accepts(value) else f"{name}={_short(value)}, which must be {kind.wanted}"
+        return None if kind.accepts(value) else f"{name}={short(value)}, which must be {kind.wanted}"
     if isinstance(kind, list):
         if not isinstance(value, list | tuple):
-            return f"{name}={_short(value)}, which must be a list"
+            return f"{name}={short(value)}, which must be a list"
         items = [(item, kind[0], f"{name}[{number}]") for number, item in enumerate(value)]
     else:
         if not isinstance(value, Mapping):
-            return f"{name}={_short(value)}, which must have fields".removeprefix("=")
+            return f"{name}={short(value)}, which must have fields".removeprefix("=")
         missing = [key for key in kind if key not in value and key != OTHERS] if isinstance(kind, Whole) else []
         if missing:
             return f"there is no {f'{name}.{missing[0]}'.lstrip('.')}"
@@ -83,6 +83,7 @@ def fault(value: Any, kind: Kind, name: str = "") -> str | None:
     return next((found for item in items if (found := fault(*item)) is not None), None)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value for a sentence."""
     text = " ".join(str(spelled(value)).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

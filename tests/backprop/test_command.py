@@ -66,7 +66,7 @@ LINES = {
 
 @pytest.mark.parametrize("line", LINES)
 def test_commands_as_they_are_typed(command: Command, tmp_path: Path, line: str) -> None:
-    of_shell = line.startswith("python")
+    of_shell = line.startswith("python") or "$'" in line
     done = shell(f"{line} draw=false", tmp_path) if of_shell else command(*shlex.split(line), "draw=false")
     assert done.returncode == 0, done.stderr
     assert f"  {LINES[line]}\n" in done.stdout

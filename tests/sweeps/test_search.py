@@ -278,7 +278,7 @@ def test_what_failed_is_tried_again_but_not_a_loss_that_is_not_finite(played: Ca
     search.restarted()
     assert [search.search.ask(), search.search.ask()] == names[1:]  # the same values in the same directories
     search.search.tell(search.job(names[1], [0.5, 0.6, 0.55]))
-    search.search.tell(search.job(names[2], [0.5, math.nan, 0.55]))
+    search.search.tell(search.job(names[2], [0.5], "failed", "NonFiniteLossError: the loss became inf"))
     following = search.restarted().ask()
     assert following is not None
     assert following.name == "trial=003"
