@@ -116,12 +116,12 @@ def in_short(evidence: Evidence, runs: Sequence[Run]) -> str:
     }
     same = len({len(runs) for runs in shown.values()}) == 1
     rows = []
-    for (experiment, network), runs in shown.items():
+    for (experiment, network), ours in shown.items():
         own: OriginalRun = original_run(1 if experiment == "baseline" else 2, network)
         told = own.record if experiment == own.as_run else own.text
         name = f"{labels[experiment]}, {network}" + (f" (`{experiment}`)" if network == "A" else "")
-        many = "" if same or not runs else f" (n = {len(runs)})"
-        accuracy, loss = (quantity.mean(runs) + many for quantity in (FINAL_ACCURACY, FINAL_LOSS))
+        many = "" if same or not ours else f" (n = {len(ours)})"
+        accuracy, loss = (quantity.mean(ours) + many for quantity in (FINAL_ACCURACY, FINAL_LOSS))
         rows.append((name, str(told.final_accuracy), accuracy, str(told.val_loss), loss))
     for network, model in MODELS.items():
         if best := [run for run in runs if _at_its_best(run, model)]:
