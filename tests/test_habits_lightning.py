@@ -655,9 +655,7 @@ def test_old_records_mean_what_they_meant(tmp_path: Path) -> None:
     from mnist_mlp.run.identity import other_settings
     from mnist_mlp.run.records import read_runs
 
-    old = Path(__file__).parents[1] / "logs" / "paper"
-    found = [one for one in read_runs(old) if one.experiment == "baseline" and one.model == "network_a"]
-    assert found
+    found = read_runs(Path(__file__).parent / "fixtures" / "run_of_0_1_0")
     assert "loss" not in json.dumps(OmegaConf.to_container(OmegaConf.load(found[0].path / "config.yaml")))
     words = command([found[0]])
     assert words is not None
