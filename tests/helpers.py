@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -209,3 +210,16 @@ class Payload:
 
     def __reduce__(self) -> Any:
         return (Path.touch, (Path("executed"),))
+
+
+def plain_trainer(epochs: int) -> Trainer:
+    """Lightning's own, which knows nothing of this project; it trains and does nothing else."""
+    return Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Runner, statuses
-from lightning.pytorch import Trainer
+from helpers import Runner, plain_trainer, statuses
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -191,15 +190,7 @@ def test_a_captured_run_goes_on_in_plain_lightning_on_the_cpu(
     checkpoint = finished_on_gpu[0] / "checkpoints" / "last.ckpt"
     classifier = Classifier.load_from_checkpoint(checkpoint)
     images, labels = torch.randn(64, 1, 28, 28), torch.randint(10, (64,))
-    trainer = Trainer(
-        max_epochs=4,
-        accelerator="cpu",
-        logger=False,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = plain_trainer(4)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), 32)
     trainer.fit(classifier, loader, ckpt_path=checkpoint, weights_only=False)
     assert trainer.current_epoch == 4

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Command, Runner
-from lightning.pytorch import Trainer
+from helpers import Command, Runner, plain_trainer
 from omegaconf import OmegaConf
 from torch.optim import SGD, Adam, RMSprop
 from torch.utils.data import DataLoader, TensorDataset
@@ -29,19 +28,6 @@ TINY = ("model=tiny", "model.dropout=0.3", "trainer.accelerator=cpu")
 
 def losses(run_dir: Path) -> list[float]:
     return [float(row["val/loss"]) for row in csv.DictReader((run_dir / "metrics.csv").read_text().splitlines())]
-
-
-def plain_trainer(epochs: int) -> Trainer:
-    """Lightning's own, which knows nothing of this project; it trains and does nothing else."""
-    return Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
 
 
 def steps_of(run_dir: Path) -> tuple[str, str]:
