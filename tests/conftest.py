@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mnist_mlp.run.process import prepare_process
+
+assert "torch" not in sys.modules, "what is imported above, or a plugin of pytest, imports PyTorch: it comes too early"
+prepare_process(threads=None, portable=True)  # as mnist-train does, before PyTorch is imported
 from forked import Server
 from helpers import PACKAGE_FILES, Command, Runner
 from hydra.core.hydra_config import HydraConfig
 
-from mnist_mlp.run.process import prepare_process
 from mnist_mlp.settings import compose_config
-
-prepare_process(threads=None, portable=True)  # as mnist-train does, before PyTorch is imported
 from mnist_mlp.train import train
 
 SIZES = {"train": 1200, "t10k": 350}  # 350 is no multiple of the evaluation batch below: its last batch is uneven
