@@ -1,12 +1,37 @@
-"""TorchInductor's cache on disk: what a power cut or a full disk left of a compiled object is thrown away."""
+"""TorchInductor's cache on disk: one for each kind of CPU, without what a power cut or a full disk left of a file."""
 
+import hashlib
+import os
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from numpy._core._multiarray_umath import __cpu_features__  # NumPy has no public name for this
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 ELF = b"\x7fELF\x02\x01"  # of 64 bits, little-endian: Linux on x86-64 and 64-bit ARM
 
 SETTLED = 10.0  # seconds after which nobody is still writing an object
+
+
+@contextmanager
+def cache_of_this_cpu() -> Iterator[Path]:
+    """Gives TorchInductor a cache for this kind of CPU and the kernels chosen on it; yields its folder.
+
+    PyTorch (seen with 2.14) finds what it has compiled without asking for either. Loops written for vectors of 16
+    numbers then run on vectors of 8 and write beyond their buffers, and code of one CPU meets instructions that another
+    lacks: both end the process, wherever a cache is shared by CPUs, or by processes with another ATEN_CPU_CAPABILITY.
+    """
+    shared = cache_dir()
+    features = sorted(name for name, has in __cpu_features__.items() if has)
+    kind = f"{features} {os.environ.get('ATEN_CPU_CAPABILITY')}"
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(shared, f"cpu-{hashlib.sha256(kind.encode()).hexdigest()[:8]}"))
+    try:
+        yield Path(cache_dir())
+    finally:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = shared
 
 
 def remove_damaged(cache: Path) -> list[Path]:

@@ -4,13 +4,11 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch._inductor
 from torch import Tensor, nn
-from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import get_total_norm
@@ -19,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from mnist_mlp.datamodule import Batch
 from mnist_mlp.settings import SettingError
-from mnist_mlp.steps.cache import remove_damaged
+from mnist_mlp.steps.cache import cache_of_this_cpu, remove_damaged
 
 Tensors = dict[str, Tensor]
 
@@ -166,28 +164,28 @@ class CompiledSteps:
         # On a CPU, the calls between the kernels are worth compiling too.
         options = {"config_patches": {"cpp_wrapper": flat[0].device.type == "cpu"}}
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA runtime here
-        cache = Path(cache_dir())
-        remove_damaged(cache)
-        try:
-            with torch.random.fork_rng(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of PyTorch about itself
-                # Tracing makes the steps for real: on copies, and with the random numbers put back where they were.
-                graph = make_fx(lambda *flat: tree_leaves(self._steps(*tree_unflatten(flat, structure))))(
-                    *(tensor.clone() for tensor in flat)
-                )
-                compiled: Callable[..., Sequence[Tensor]] = torch._inductor.standalone_compile(
-                    graph, flat, dynamic_shapes="from_example_inputs", options=options
-                )
-                return compiled
-        except Exception as error:  # a compiler raises almost anything
-            reason = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise SettingError(
-                "trainer.steps",
-                "compiled",
-                f"{type(self.backbone).__name__} could not be compiled ({type(error).__name__}: {reason}): it takes a "
-                "C++ compiler, such as g++, with Python's headers, and no damaged cache (if it may be, delete "
-                f"{cache}); trainer.steps=eager needs none",
-            ) from error
+        with cache_of_this_cpu() as cache:
+            remove_damaged(cache)
+            try:
+                with torch.random.fork_rng(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of PyTorch about itself
+                    # Tracing makes the steps for real: on copies, and with the random numbers put back where they were.
+                    graph = make_fx(lambda *flat: tree_leaves(self._steps(*tree_unflatten(flat, structure))))(
+                        *(tensor.clone() for tensor in flat)
+                    )
+                    compiled: Callable[..., Sequence[Tensor]] = torch._inductor.standalone_compile(
+                        graph, flat, dynamic_shapes="from_example_inputs", options=options
+                    )
+                    return compiled
+            except Exception as error:  # a compiler raises almost anything
+                reason = next((line for line in str(error).splitlines() if line.strip()), "")
+                raise SettingError(
+                    "trainer.steps",
+                    "compiled",
+                    f"{type(self.backbone).__name__} could not be compiled ({type(error).__name__}: {reason}): it "
+                    "takes a C++ compiler, such as g++, with Python's headers, and no damaged cache (if it may be, "
+                    f"delete {cache}); trainer.steps=eager needs none",
+                ) from error
 
     def _steps(
         self,
