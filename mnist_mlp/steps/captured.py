@@ -11,13 +11,15 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mnist_mlp.backbone import MLP
 from mnist_mlp.datamodule import Batch, Minibatches
-from mnist_mlp.settings import SettingError
+from mnist_mlp.settings import OUR_LOSS, SettingError
+from mnist_mlp.steps.refusal import Refusal, device_type, has_gradient_hooks, has_hooks, refuse_optimizer, refused
 
 # Steps that are made before a recording and undone: libraries load their kernels and take their memory in the first.
 TRIALS = 2
@@ -45,21 +47,29 @@ class _Recorded(NamedTuple):
     replay: Work
 
 
+def refusal(config: DictConfig, backbone: nn.Module, optimizer: Optimizer) -> Refusal | None:
+    """None where a run's steps can be captured; else why not. Who asks for them vouches for classes of their own."""
+    if device_type(config) != "cuda":
+        return Refusal("the device is no CUDA device")
+    if why := supports(backbone, optimizer):
+        return Refusal(why)
+    if config.trainer.steps == "captured":
+        return None
+    doubt = surely_supports(backbone, str(config.get("loss", {}).get("_target_", OUR_LOSS)))
+    return refused(doubt and f"{doubt}; if not, trainer.steps=captured is faster", told=True)
+
+
 def supports(backbone: nn.Module, optimizer: Optimizer) -> str | None:
     """None where a graph can hold the steps of this backbone with this optimizer; else why not, as a clause.
 
     What a module's `forward` does in Python is done once, when the graph is recorded. A user's own class may look at
     values or count its calls, and only its author can say; see `surely_supports`.
     """
-    if type(optimizer) not in (Adam, AdamW, SGD):
-        return f"the optimizer is {type(optimizer).__name__}, and captured steps are for Adam, AdamW and SGD"
-    for group in optimizer.param_groups:
-        if group.get("differentiable"):
-            return "the optimizer is set to differentiable"
-        if isinstance(optimizer, SGD) and not group.get("fused"):
-            return "SGD writes its rate into the graph unless optimizer.fused=true"
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(module, name) for module in backbone.modules() for name in hooks):
+    if why := refuse_optimizer("captured", optimizer, (Adam, AdamW, SGD), ("differentiable",), groups=True):
+        return why
+    if isinstance(optimizer, SGD) and not all(group.get("fused") for group in optimizer.param_groups):
+        return "SGD writes its rate into the graph unless optimizer.fused=true"
+    if has_hooks(backbone) or has_gradient_hooks(backbone):
         return "the backbone has hooks, which a graph would call once"
     return None
 
@@ -72,6 +82,7 @@ def surely_supports(backbone: nn.Module, loss: str) -> str | None:
     """
     for module in backbone.modules():
         known = type(module) is MLP or type(module).__module__.startswith("torch.nn.modules.")
+        known = known and "forward" not in vars(module)
         average = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None
         if not known or average:  # a cumulative average is taken on the CPU
             return f"{type(module).__name__} may do something else at each step"
@@ -113,6 +124,7 @@ class CapturedSteps:
         record: makes a graph of some work.
 
     Raises:
+        ValueError: `supports` gives a reason.
         SettingError: when called, if a graph cannot be recorded.
     """
 
@@ -125,6 +137,8 @@ class CapturedSteps:
         gradient_clip_algorithm: str = "norm",
         record: Callable[[Work], Work] = record_graph,
     ) -> None:
+        if why := supports(backbone, optimizer):
+            raise ValueError(f"captured steps: {why}")
         self.backbone, self.optimizer, self.loss = backbone, optimizer, loss
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.record = record

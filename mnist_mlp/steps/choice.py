@@ -1,9 +1,8 @@
 """`trainer.steps`: which steps a run is made with, and whether in groups of minibatches or one by one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     EarlyStopping,
@@ -19,10 +18,18 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from mnist_mlp.settings import OUR_LOSS, SettingError, other_loss, single_steps
-from mnist_mlp.steps import captured, native
+from mnist_mlp.settings import SettingError, single_steps
+from mnist_mlp.steps import captured, compiled, native
+from mnist_mlp.steps.refusal import Refusal
 
 Steps = Literal["eager", "compiled", "native", "captured"]
+# What each kind but eager says to a run: None, or why it cannot serve it.
+REFUSALS: dict[str, Callable[[DictConfig, nn.Module, Optimizer], Refusal | None]] = {
+    "captured": captured.refusal,
+    "native": native.refusal,
+    "compiled": compiled.refusal,
+}
+AUTO: tuple[Steps, ...] = ("captured", "native")  # of trainer.steps=auto, in the order in which they are asked
 
 # Of a callback: who has one of these looks at single minibatches, or at what happens within a step.
 STEP_HOOKS = (
@@ -65,46 +72,22 @@ def choose(config: DictConfig, backbone: nn.Module, optimizer: Optimizer, callba
     single = single_steps(config) or _looks_closely(callbacks)
     if isinstance(optimizer, LBFGS):
         single = "LBFGS looks at the loss several times a step"
-    fast: Steps = ("captured" if _on_cuda(config) else "native") if asked == "auto" else asked
-    refused, missing = single, None
-    if not refused and fast == "native":
-        refused, missing = _not_native(config, backbone, optimizer)
-    if not refused and fast == "captured":
-        refused = None if _on_cuda(config) else "the device is no CUDA device"
-        refused = refused or captured.supports(backbone, optimizer)
-        if not refused and asked == "auto":
-            loss = str(config.get("loss", {}).get("_target_", OUR_LOSS))
-            missing = captured.surely_supports(backbone, loss)
-            missing = missing and f"{missing}; if not, trainer.steps=captured is faster"
-    if asked in ("native", "compiled", "captured") and (refused or missing):
-        raise SettingError("trainer.steps", asked, f"{refused or missing}; trainer.steps=auto does without")
-    if asked == "compiled":
-        return Choice("compiled", True)
+    if asked in REFUSALS:
+        refusal = Refusal(single) if single else REFUSALS[asked](config, backbone, optimizer)
+        if refusal:
+            raise SettingError("trainer.steps", asked, f"{refusal.why}; trainer.steps=auto does without")
+        return Choice(asked, True)
     if single:
         return Choice(
             "eager", False, f"Each minibatch is a step by itself, which takes several times as long: {single}"
         )
-    if missing and asked == "auto":
-        return Choice("eager", True, f"Steps are eager, which takes two to four times as long: {missing}")
-    return Choice("eager" if refused else fast, True)
-
-
-def _on_cuda(config: DictConfig) -> bool:
-    """Whether the run's device is a CUDA device."""
-    accelerator = config.trainer.accelerator
-    # As Lightning chooses: where there is an MPS device, auto and gpu are that.
-    return accelerator == "cuda" or (
-        accelerator in ("auto", "gpu") and torch.cuda.is_available() and not torch.backends.mps.is_available()
-    )
-
-
-def _not_native(config: DictConfig, backbone: nn.Module, optimizer: Optimizer) -> tuple[str | None, str | None]:
-    """Why native steps cannot be made of this, and why not here; None each where they can."""
-    accelerator = config.trainer.accelerator
-    if accelerator != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        return "the device is no CPU", None
-    refused = other_loss(config) or native.supports(backbone, optimizer)
-    return refused, None if refused else native.available()
+    for kind in AUTO if asked == "auto" else ():
+        refusal = REFUSALS[kind](config, backbone, optimizer)
+        if not refusal:
+            return Choice(kind, True)
+        if refusal.told:
+            return Choice("eager", True, f"Steps are eager, which takes two to four times as long: {refusal.why}")
+    return Choice("eager", True)
 
 
 def _looks_closely(callbacks: Mapping[str, Callback]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch._inductor
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from mnist_mlp.datamodule import Batch
 from mnist_mlp.settings import SettingError
 from mnist_mlp.steps.cache import cache_of_this_cpu, remove_damaged
+from mnist_mlp.steps.refusal import Refusal, refuse_optimizer, refused
 
 Tensors = dict[str, Tensor]
 
@@ -74,6 +76,16 @@ UPDATES: dict[type[Optimizer], tuple[Update, Callable[[int, dict[str, Any]], tup
 NOT_COMPILED = ("amsgrad", "maximize", "differentiable")
 
 
+def refusal(config: DictConfig, backbone: nn.Module, optimizer: Optimizer) -> Refusal | None:  # noqa: ARG001
+    """None where a run's steps can be compiled, as far as that is known before it is tried; else why not."""
+    return refused(supports(optimizer))
+
+
+def supports(optimizer: Optimizer) -> str | None:
+    """None where the steps of this optimizer can be compiled; else why not, as a clause."""
+    return refuse_optimizer("compiled", optimizer, UPDATES, NOT_COMPILED)
+
+
 class CompiledSteps:
     """Several optimizer steps of a backbone as one graph, compiled by TorchInductor when they are first made.
 
@@ -89,7 +101,8 @@ class CompiledSteps:
         gradient_clip_val, gradient_clip_algorithm: as Lightning's Trainer takes them.
 
     Raises:
-        SettingError: the optimizer is another one; or, when called, the graph cannot be compiled here.
+        ValueError: `supports` gives a reason.
+        SettingError: when called, if the graph cannot be compiled here.
     """
 
     def __init__(
@@ -100,16 +113,8 @@ class CompiledSteps:
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str = "norm",
     ) -> None:
-        (options,) = optimizer.param_groups
-        unknown = [name for name in NOT_COMPILED if options.get(name)]
-        if type(optimizer) not in UPDATES or unknown:
-            what = f"with {unknown[0]}=true " if unknown else ""
-            raise SettingError(
-                "trainer.steps",
-                "compiled",
-                f"{type(optimizer).__name__} {what}cannot be compiled: use "
-                f"{', '.join(kind.__name__ for kind in UPDATES)}, or trainer.steps=auto",
-            )
+        if why := supports(optimizer):
+            raise ValueError(f"compiled steps: {why}")
         self.backbone, self.optimizer, self.loss = backbone, optimizer, loss
         self.update, self.numbers = UPDATES[type(optimizer)]
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm

@@ -20,11 +20,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mnist_mlp.backbone import MLP
 from mnist_mlp.datamodule import Batch, Minibatches
+from mnist_mlp.settings import other_loss
+from mnist_mlp.steps.refusal import Refusal, device_type, has_gradient_hooks, has_hooks, refuse_optimizer, refused
 
 OPTIMIZERS: dict[type[Optimizer], int] = {Adam: 0, AdamW: 1, SGD: 2}  # as in kernel/steps.h
 CLIPPINGS = {None: 0, "norm": 1, "value": 2}
@@ -151,6 +154,14 @@ def peak_rate(seconds: float = 0.2) -> float:
     return made / taken
 
 
+def refusal(config: DictConfig, backbone: nn.Module, optimizer: Optimizer) -> Refusal | None:
+    """None where a run's steps can be native; else why not."""
+    if device_type(config) != "cpu":
+        return Refusal("the device is no CPU")
+    why = other_loss(config) or supports(backbone, optimizer)
+    return refused(why) or refused(available(), told=True)
+
+
 def supports(backbone: nn.Module, optimizer: Optimizer | None = None) -> str | None:
     """None where the kernel can step this backbone with this optimizer; else why not, as a clause.
 
@@ -164,38 +175,25 @@ def supports(backbone: nn.Module, optimizer: Optimizer | None = None) -> str | N
     kinds = [type(layer) for layer in layers if type(layer) is not nn.Dropout]
     if kinds != [nn.Flatten, *[nn.Linear, nn.ReLU] * ((len(kinds) - 2) // 2), nn.Linear]:
         return "the backbone's layers were changed"
-    # Also those that PyTorch keeps for parametrizations, pruning and the like.
-    if any(_hooks(module) for module in backbone.modules()):
+    if has_hooks(backbone) or any("forward" in vars(module) for module in backbone.modules()):
         return "the backbone has hooks"
     parameters = list(backbone.parameters())
     if any(p.dtype != torch.float32 or p.device.type != "cpu" or not p.is_contiguous() for p in parameters):
         return "the backbone's parameters are not all float32 on the CPU"
     if any(isinstance(layer, nn.Dropout) and not 0 <= layer.p < 1 for layer in layers):
         return "dropout is not in [0, 1)"
-    return None if optimizer is None else _supports_optimizer(optimizer, parameters)
+    return None if optimizer is None else _supports_optimizer(backbone, optimizer)
 
 
-def _supports_optimizer(optimizer: Optimizer, parameters: list[nn.Parameter]) -> str | None:
-    """As `supports`, for an optimizer of a backbone with these parameters."""
-    if type(optimizer) not in OPTIMIZERS:
-        return f"the optimizer is {type(optimizer).__name__}, and native steps are for Adam, AdamW and SGD"
-    if len(optimizer.param_groups) != 1:
-        return "the optimizer has several groups of parameters"
-    options = optimizer.param_groups[0]
-    if given := [name for name in NOT_NATIVE if options.get(name)]:
-        return f"the optimizer is set to {given[0]}"
-    if {id(p) for p in options["params"]} != {id(p) for p in parameters} or len(options["params"]) != len(parameters):
+def _supports_optimizer(backbone: nn.Module, optimizer: Optimizer) -> str | None:
+    if why := refuse_optimizer("native", optimizer, OPTIMIZERS, NOT_NATIVE):
+        return why
+    parameters, theirs = list(backbone.parameters()), optimizer.param_groups[0]["params"]
+    if {id(p) for p in theirs} != {id(p) for p in parameters} or len(theirs) != len(parameters):
         return "the optimizer's parameters are not the backbone's"
     if not all(p.requires_grad for p in parameters):
         return "some of the backbone's parameters are not trained"
-    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters):
-        return "the backbone's parameters have hooks"
-    return None
-
-
-def _hooks(module: nn.Module) -> bool:
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in names) or "forward" in vars(module)
+    return "the backbone's parameters have hooks" if has_gradient_hooks(backbone) else None
 
 
 class NativeImages:

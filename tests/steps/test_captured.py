@@ -182,6 +182,9 @@ def test_auto_is_captured_on_a_cuda_device_where_it_is_known_to_be_right(monkeyp
     assert choice.steps == "eager"
     assert "Counts may do something else at each step; if not, trainer.steps=captured is faster" in str(choice.why)
     assert asked("captured", own, Adam).steps == "captured"
+    replaced = MLP([4])
+    replaced.layers[2].forward = lambda images: images  # of one instance, as some libraries do
+    assert asked("auto", replaced, Adam).steps == "eager"
     average = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784, momentum=None), nn.Linear(784, 10))
     assert asked("auto", average, Adam).steps == "eager"
     for make, reason in (
@@ -190,6 +193,16 @@ def test_auto_is_captured_on_a_cuda_device_where_it_is_known_to_be_right(monkeyp
     ):
         with pytest.raises(SettingError, match=f"trainer.steps=captured: {reason}"):
             asked("captured", MLP([4]), make)
+        with pytest.raises(ValueError, match=f"captured steps: {reason}"):
+            CapturedSteps(MLP([4]), make(MLP([4]).parameters()), CrossEntropy())
+    for hook in (
+        lambda model: model.layers[1].register_forward_hook(lambda *_: None),
+        lambda model: model.layers[1].weight.register_hook(lambda _: None),
+    ):
+        hooked = MLP([4])
+        hook(hooked)
+        with pytest.raises(SettingError, match="the backbone has hooks, which a graph would call once"):
+            asked("captured", hooked, Adam)
 
 
 def test_captured_steps_are_refused_without_a_cuda_device() -> None:
@@ -204,7 +217,7 @@ def test_a_run_with_captured_steps_counts_and_measures_them(
     overrides = ("model.hidden=[16]", "model.dropout=0.3", "data.batch_size=32", "scheduler=step", "portable=false")
     _, eager_record = run(*overrides, "trainer.steps=eager")
     graphs = Graphs()
-    monkeypatch.setattr("mnist_mlp.steps.choice._on_cuda", lambda config: True)
+    monkeypatch.setattr("mnist_mlp.steps.captured.device_type", lambda config: "cuda")
     monkeypatch.setattr(CapturedSteps.__init__, "__defaults__", (None, "norm", graphs))
     path, record = run(*overrides)
     assert record["steps"] == "captured"

@@ -114,6 +114,8 @@ def test_what_cannot_be_stepped_natively_is_refused_or_eager() -> None:
     with pytest.raises(SettingError, match=r"trainer\.steps=native: the optimizer is RMSprop"):
         asked("native", mlp, RMSprop(mlp.parameters()))
     assert asked("compiled", mlp, Adam(mlp.parameters())).steps == "compiled"
+    with pytest.raises(SettingError, match=r"trainer\.steps=compiled: the optimizer is RMSprop"):
+        asked("compiled", mlp, RMSprop(mlp.parameters()))
 
 
 def test_without_a_kernel_auto_is_eager_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
