@@ -30,7 +30,7 @@ from mnist_mlp.settings import OUR_BACKBONE, OUR_LOSS, NonFiniteLossError
 from mnist_mlp.steps.captured import CapturedSteps
 from mnist_mlp.steps.choice import Steps
 from mnist_mlp.steps.compiled import STEPS_PER_GRAPH, CompiledSteps
-from mnist_mlp.steps.means import EpochMeans
+from mnist_mlp.steps.means import EpochMeans, summed
 from mnist_mlp.steps.native import NativeSteps
 
 Average = Literal["weighted", "macro", "micro"]
@@ -243,10 +243,8 @@ class Classifier(LightningModule):
                 all_logits.append(logits)
                 all_labels.append(labels)
         # What the epoch's means need, once for the whole group: no .item(), logging or metric in the loop above.
-        losses = torch.stack(all_losses)
-        sizes = losses.new_full((len(losses),), len(all_labels[0]))  # on a GPU, without waiting for it
-        sizes[-1:] = len(all_labels[-1])  # the only one that may be smaller
-        self.training_means.add(losses * sizes, torch.cat(all_logits), torch.cat(all_labels))
+        losses = summed(torch.stack(all_losses), all_labels)
+        self.training_means.add(losses, torch.cat(all_logits), torch.cat(all_labels))
         return None
 
     def configure_gradient_clipping(

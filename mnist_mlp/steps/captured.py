@@ -19,6 +19,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from mnist_mlp.backbone import MLP
 from mnist_mlp.datamodule import Batch, Minibatches
 from mnist_mlp.settings import OUR_LOSS, SettingError
+from mnist_mlp.steps.means import summed
 from mnist_mlp.steps.refusal import Refusal, device_type, has_gradient_hooks, has_hooks, refuse_optimizer, refused
 
 # Steps that are made before a recording and undone: libraries load their kernels and take their memory in the first.
@@ -169,9 +170,7 @@ class CapturedSteps:
     def _eagerly(self, minibatches: Sequence[Batch]) -> Trained:
         images, labels = zip(*minibatches, strict=True)
         losses, logits = self._steps(images, labels)
-        sizes = losses.new_full((len(labels),), len(labels[0]))
-        sizes[-1:] = len(labels[-1])  # the only one that may be smaller
-        return Trained(losses * sizes, logits, torch.cat(labels))
+        return Trained(summed(losses, labels), logits, torch.cat(labels))
 
     def _replayed(self, minibatches: Minibatches, count: int) -> Trained:
         images, labels = minibatches.gathered()

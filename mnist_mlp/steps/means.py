@@ -1,9 +1,22 @@
 """What the steps and evaluations of an epoch leave for its means."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+
+def summed(losses: Tensor, labels: Sequence[Tensor]) -> Tensor:
+    """Of each minibatch the sum of the losses over its images, on their device and without waiting for it.
+
+    Args:
+        losses: (steps,), the means.
+        labels: of each minibatch, of which only the last may be smaller.
+    """
+    sizes = losses.new_full((len(labels),), len(labels[0]))
+    sizes[-1:] = len(labels[-1])
+    return losses * sizes
 
 
 class EpochMeans:
