@@ -7,7 +7,6 @@ import sys
 # order. These keep them to what every x86-64 CPU with AVX2 and FMA computes alike: `make test-portable` shows it.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
-
 # With deterministic algorithms, PyTorch uses cuBLAS only with a workspace of a fixed size. It is read once, when CUDA
 # starts.
 CUBLAS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
@@ -25,9 +24,9 @@ def prepare_process(threads: int | None, portable: bool) -> None:
     """
     if isinstance(threads, int) and threads > 0:
         os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ.update(CUBLAS | {name: os.environ[name] for name in CUBLAS if name in os.environ})
-    if portable and "torch" not in sys.modules and _has_avx2():
-        os.environ.update(PORTABLE | {name: os.environ[name] for name in PORTABLE if name in os.environ})
+    pinned = PORTABLE if portable and "torch" not in sys.modules and _has_avx2() else {}
+    for name, value in (CUBLAS | pinned).items():
+        os.environ.setdefault(name, value)
 
 
 def _has_avx2() -> bool:
