@@ -134,7 +134,10 @@ class Contender:
         from mnist_mlp.benchmark.peers import contend
 
         self.name = name
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # read when the process first imports a library that uses it
+        # Read when the process first imports a library that uses it. prepare_process would also pin MKL and PyTorch to
+        # what every CPU computes alike, which slows whatever multiplies with them: the peers, which nobody runs so, and
+        # this project's eager steps beside them. Native steps, the default, use neither.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
         context = multiprocessing.get_context("spawn")  # its own threads and its own state of the floating-point unit
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=contend, args=(name, overrides, threads, theirs), daemon=True)

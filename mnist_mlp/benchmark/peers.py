@@ -122,11 +122,12 @@ def contend(name: str, overrides: Sequence[str], threads: int, connection: Conne
 
 
 def this_project(pace: Pace, config: DictConfig, steps: str = "auto") -> None:
-    """`mnist-train` itself: validation, metrics, TensorBoard, metrics.csv and checkpoints in every epoch."""
+    """`mnist-train portable=false`: validation, metrics, TensorBoard, metrics.csv and checkpoints in every epoch."""
     peers = "mnist_mlp.benchmark.peers"
     connection = {"_target_": f"{peers}.Pace.over", "handle": pace.connection.fileno()}
     config.callbacks.timer = {"_target_": f"{peers}.Timer", "loss": "train/loss", "pace": connection}
     config.threads = torch.get_num_threads()
+    config.portable = False  # as its peers: see Contender
     config.trainer.update(steps=steps, max_epochs=1_000_000)
     with tempfile.TemporaryDirectory() as directory:
         config.run_dir = f"{directory}/run"
