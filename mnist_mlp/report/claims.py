@@ -34,6 +34,7 @@ from mnist_mlp.report.evidence import (
     tail,
     window,
 )
+from mnist_mlp.report.markdown import spanned
 from mnist_mlp.report.original import original_run
 from mnist_mlp.report.sheet import (
     POINTS,
@@ -322,7 +323,7 @@ def first_epoch(sheet: Sheet) -> Texts:
                 runs = [run.epochs["train/loss"] for run in sheet.evidence.runs(of_it).values()]
                 reached = [int(np.argmax(losses <= told)) + 1 for losses in runs if (losses <= told).any()]
                 if reached:
-                    when = " to ".join(map(str, dict.fromkeys((min(reached), max(reached)))))
+                    when = spanned(reached)
                     older.append(f"Network {network} gets down to the recorded {told:.3f} in epoch {when}")
     sentence = (
         f"Here {' and '.join(older)}. So the recorded networks had been trained for about that long before their "

@@ -123,13 +123,19 @@ def in_short(evidence: Evidence, runs: Sequence[Run]) -> str:
         many = "" if same or not ours else f" (n = {len(ours)})"
         accuracy, loss = (quantity.mean(ours) + many for quantity in (FINAL_ACCURACY, FINAL_LOSS))
         rows.append((name, str(told.final_accuracy), accuracy, str(told.val_loss), loss))
+    rows += _at_their_best(runs)
+    n = f", n = {len(next(iter(shown.values())))}" if same else ""
+    heading = ("original accuracy, %", "accuracy here, %", "original loss", "loss here")
+    return markdown_table((f"After {LAST} epochs{n}", *heading), rows)
+
+
+def _at_their_best(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    rows = []
     for network, model in MODELS.items():
         if best := [run for run in runs if _at_its_best(run, model)]:
             name = f"At its best, {network} (`best`, {best[0].length} epochs, n = {len(best)})"
             rows.append((name, "", FINAL_ACCURACY.mean(best), "", FINAL_LOSS.mean(best)))
-    n = f", n = {len(next(iter(shown.values())))}" if same else ""
-    heading = ("original accuracy, %", "accuracy here, %", "original loss", "loss here")
-    return markdown_table((f"After {LAST} epochs{n}", *heading), rows)
+    return rows
 
 
 def _at_its_best(run: Run, model: str) -> bool:

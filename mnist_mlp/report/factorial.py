@@ -4,7 +4,7 @@ The report's Experiment 2 changed dropout and initialisation at once, and meant 
 changed with and without the others: 2 × 2 × 2 treatments, after `SHORT` epochs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from typing import NamedTuple
 
@@ -93,11 +93,6 @@ def section(evidence: Evidence) -> list[str]:
     """The effects as a table, or which runs are missing for it, in Markdown."""
     evidence = evidence.having(("val/loss", "val/accuracy"))
     found = effects(evidence)
-    lacking = [
-        f"Network {network}: {len(there)} of the 8 treatments have two seeds or more"
-        for network in MODELS
-        if len(there := [cell for cell in cells(network).values() if len(evidence.runs(cell, SHORT)) > 1]) < 8
-    ]
     blocks = [
         "## Dropout, initialisation or schedule?",
         "Experiment 2 changed dropout and initialisation at once, and meant to change the rate. Here each of the three "
@@ -105,10 +100,25 @@ def section(evidence: Evidence) -> list[str]:
         "less the mean without it, seed by seed, with its 95 % t-interval; that of two (×) is half of what one changes "
         f"in the other's effect. Bold: p < 0.05 after Holm's method over all {len(found) or 'effects'}.",
     ]
-    if lacking:
+    if lacking := _lacking(evidence):
         blocks.append(f"Missing, and so undecided: {'; '.join(lacking)} after {SHORT} epochs.")
-    if not found:
-        return blocks
+    return [*blocks, *(_table(found) if found else [])]
+
+
+def _lacking(evidence: Evidence) -> list[str]:
+    """How many treatments there are of each network that has not all, as clauses."""
+    there = {
+        network: sum(len(evidence.runs(cell, SHORT)) > 1 for cell in cells(network).values()) for network in MODELS
+    }
+    return [
+        f"Network {network}: {count} of the 8 treatments have two seeds or more"
+        for network, count in there.items()
+        if count < 8
+    ]
+
+
+def _table(found: Sequence[Effect]) -> list[str]:
+    """A row for each effect, a column for each network and measure, and under it of how many seeds."""
     columns = list(dict.fromkeys((effect.network, effect.measure) for effect in found))
     cells_of = {(effect.factors, effect.network, effect.measure): _cell(effect) for effect in found}
     rows = [
@@ -122,7 +132,7 @@ def section(evidence: Evidence) -> list[str]:
         f"{next(e.n for e in found if e.network == network)} ({network})"
         for network in dict.fromkeys(n for n, _ in columns)
     )
-    return [*blocks, markdown_table(("effect", *heading), rows), f"n = {counts} seeds."]
+    return [markdown_table(("effect", *heading), rows), f"n = {counts} seeds."]
 
 
 def _cell(effect: Effect) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mnist_mlp.report import figures
-from mnist_mlp.report.evidence import LAST, MODELS, Case, Evidence, case, first, smooth, window
+from mnist_mlp.report.evidence import LAST, MODELS, Case, Columns, Evidence, case, first, smooth, window
 from mnist_mlp.report.figures import Curve, Stated
-from mnist_mlp.report.markdown import named
+from mnist_mlp.report.markdown import named, some, spanned
 from mnist_mlp.report.original import OriginalRun, original_runs
 from mnist_mlp.run.groups import EXPERIMENTS, Variant, configured, damage
 from mnist_mlp.run.metrics import CLASSIFICATION, METRIC
@@ -116,12 +116,7 @@ def _by_metric(lines: Sequence[Line], of: int, missing: list[str]) -> list[Pictu
         return []
     labels = list(dict.fromkeys(line.label for line in lines))
     length = max(run.length for line in lines for run in line.runs)
-    counts = sorted({len(line.runs) for line in lines})
-    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    over = window(length)
-    note = f"n = {n}; a band is the range of the seeds, a line " if counts[-1] > 1 else "One run each; a line is "
-    note += f"the running median over {over} epochs" if over > 1 else "the mean" if counts[-1] > 1 else "a run"
-    note += f". The {len(lines)} with the highest validation accuracy of {of}." if of > len(lines) else "."
+    note = _how_drawn(lines, length, of)
     found = []
     for column, title in figures.charted().items():
         columns = figures.columns_of(column)
@@ -133,9 +128,7 @@ def _by_metric(lines: Sequence[Line], of: int, missing: list[str]) -> list[Pictu
             if having:
                 color = figures.COLORS[labels.index(line.label) % len(figures.COLORS)]
                 panels.setdefault(line.network, []).append(Curve(line.label, color, having))
-                mean = smooth(figures.ranges(having, column)[0])
-                unit = 100 if figures.in_percent(column) else 1
-                ends.append(f"{line.label}, {line.network}, {unit * mean[-1]:.3g} after {len(mean)} epochs")
+                ends.append(f"{line.label}, {line.network}, {_end(having, column)}")
         if panels:
             alt = f"{title} by epoch. Lines end at: {'; '.join(ends)}."
             chart = _chart(figures.by_network, panels, column, title, "log" if length > 50 else "linear")
@@ -144,13 +137,30 @@ def _by_metric(lines: Sequence[Line], of: int, missing: list[str]) -> list[Pictu
     return sorted(found, key=lambda picture: picture.key != MAIN)
 
 
+def _end(tables: Sequence[Columns], column: str) -> str:
+    """Where a line ends."""
+    mean = smooth(figures.ranges(tables, column)[0])
+    unit = 100 if figures.in_percent(column) else 1
+    return f"{unit * mean[-1]:.3g} after {len(mean)} epochs"
+
+
+def _how_drawn(lines: Sequence[Line], length: int, of: int) -> str:
+    """What a line and a band of a chart are, and that these lines are not all."""
+    counts = [len(line.runs) for line in lines]
+    several, over = max(counts) > 1, window(length)
+    note = (
+        f"n = {spanned(counts)}; a band is the range of the seeds, a line " if several else "One run each; a line is "
+    )
+    note += f"the running median over {over} epochs" if over > 1 else "the mean" if several else "a run"
+    return note + (f". The {len(lines)} with the highest validation accuracy of {of}." if of > len(lines) else ".")
+
+
 def _note_left_out(runs: Sequence[Run], columns: Collection[str], figure: str, missing: list[str]) -> None:
     """Says which of these runs a figure leaves out for want of a column."""
     left_out = [run for run in runs if not run.has(columns)]
     if left_out:
         lacking = {column for run in left_out for column in columns if column not in run.epochs}
-        names = ", ".join(named(run.name) for run in left_out[:MOST_NAMED])
-        names += f", and {len(left_out) - MOST_NAMED} more" if len(left_out) > MOST_NAMED else ""
+        names = some([named(run.name) for run in left_out], MOST_NAMED)
         missing.append(f"{figure} leaves out {names}: no column {', '.join(sorted(lacking))} in metrics.csv.")
 
 

@@ -1,7 +1,7 @@
 """Markdown of texts and tables: what a run's record says is shown as it is, and never obeyed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -19,6 +19,16 @@ def folded(summary: str, blocks: Sequence[str]) -> list[str]:
 def named(name: str) -> str:
     """A run's name: as code, or, with letters in it that end code or a table's cell, escaped."""
     return f"`{name}`" if re.fullmatch(r"[\w=,./+:@\[\]() -]+", name, re.ASCII) else plain(name)
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """The first of these, and how many more there are."""
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+
+
+def spanned(numbers: Collection[int]) -> str:
+    """From the least to the greatest, such as `12 to 20`, or `12` where they are the same; "" where there is none."""
+    return " to ".join(map(str, dict.fromkeys((min(numbers), max(numbers))))) if numbers else ""
 
 
 def plain(value: object) -> str:

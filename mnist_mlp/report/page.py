@@ -25,7 +25,7 @@ from mnist_mlp.report.comparison import (
 from mnist_mlp.report.evidence import MODELS, Evidence
 from mnist_mlp.report.gallery import Gallery, Picture, gallery, network_name
 from mnist_mlp.report.html import to_html
-from mnist_mlp.report.markdown import anchor, control, folded, markdown_table, named, plain
+from mnist_mlp.report.markdown import anchor, control, folded, markdown_table, named, plain, some, spanned
 from mnist_mlp.report.original import original_run, setup
 from mnist_mlp.report.sheet import HEADINGS, VERDICTS, Claim, p_text, several_tests
 from mnist_mlp.run.directory import durable_write_all
@@ -67,8 +67,7 @@ class Repetitions(NamedTuple):
     @property
     def epochs(self) -> str:
         """How many they have, such as `500`, or `12 to 20` where some stopped early."""
-        lengths = sorted({run.length for run in self.runs})
-        return " to ".join(map(str, dict.fromkeys((lengths[0], lengths[-1]))))
+        return spanned([run.length for run in self.runs])
 
 
 def compose(runs: Sequence[Run], name: str, claims: bool = False) -> Page:
@@ -196,22 +195,26 @@ def _summary(runs: Sequence[Run], rows: Sequence[Repetitions]) -> list[str]:
     several = (
         f"seeds {', '.join(map(str, seeds[:MOST_NAMED]))}" if len(seeds) > 1 else f"seed {seeds[0] if seeds else '?'}"
     )
-    lengths = sorted({run.length for run in runs if run.completed})
-    epochs = " to ".join(map(str, dict.fromkeys(lengths[:1] + lengths[-1:]))) or "no"
-    sentences = [f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {experiments}; {models}; {several}; {epochs} epochs."]
+    epochs = spanned([run.length for run in runs if run.completed]) or "no"
+    count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    return [f"{count}: {experiments}; {models}; {several}; {epochs} epochs.", *_highest(rows)]
+
+
+def _highest(rows: Sequence[Repetitions]) -> list[str]:
+    """Which row has the highest validation accuracy, on average over its runs."""
     best = BEST_ACCURACY
     scored = [
         (sum(values) / len(values), row)
         for row in rows
         if (values := [v for r in row.runs if (v := best.read(r)) is not None])
     ]
-    if scored:
-        row = max(scored, key=lambda pair: pair[0])[1]
-        sentences.append(
-            f"The highest validation accuracy, {best.mean(row.runs)} %, has {plain(row.variant.label)} "
-            f"(n = {len(row.runs)}); its last validation loss is {FINAL_LOSS.mean(row.runs) or 'not recorded'}."
-        )
-    return sentences
+    if not scored:
+        return []
+    row = max(scored, key=lambda pair: pair[0])[1]
+    return [
+        f"The highest validation accuracy, {best.mean(row.runs)} %, has {plain(row.variant.label)} "
+        f"(n = {len(row.runs)}); its last validation loss is {FINAL_LOSS.mean(row.runs) or 'not recorded'}."
+    ]
 
 
 def _missing(runs: Sequence[Run], shown: Gallery) -> list[str]:
@@ -226,9 +229,8 @@ def _not_completed(runs: Sequence[Run]) -> list[str]:
     lines = []
     for status, count in Counter(run.record.get("status") for run in runs if not run.completed).most_common():
         of_them = [run for run in runs if run.record.get("status") == status]
-        errors = [f"{named(run.name)}{_error(run)}" for run in of_them[:MOST_NAMED]]
-        more = f", and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
-        lines.append(f"{count} of {len(runs)} runs {plain(status or 'without a status')}: {', '.join(errors)}{more}.")
+        errors = some([f"{named(run.name)}{_error(run)}" for run in of_them], MOST_NAMED)
+        lines.append(f"{count} of {len(runs)} runs {plain(status or 'without a status')}: {errors}.")
     return lines
 
 
@@ -366,9 +368,8 @@ def _claims_in_full(claims: Sequence[Claim], shown: Gallery) -> list[str]:
 def _left_out(claim: Claim) -> list[str]:
     if not claim.left_out:
         return []
-    names = ", ".join(map(named, claim.left_out[:MOST_NAMED]))
-    more = f", and {len(claim.left_out) - MOST_NAMED} more" if len(claim.left_out) > MOST_NAMED else ""
-    return [f"Left out, for want of a column of {', '.join(claim.columns)} in metrics.csv: {names}{more}."]
+    names = some([named(name) for name in claim.left_out], MOST_NAMED)
+    return [f"Left out, for want of a column of {', '.join(claim.columns)} in metrics.csv: {names}."]
 
 
 def _see(picture: Picture) -> str:

@@ -211,6 +211,11 @@ def difference(interval: Interval, form: Form) -> str:
     return f"{mean} ({low} to {high}){' points' if form is percent else ''}"
 
 
+def side_by_side(values: Collection[float], total: float, form: Form) -> str:
+    """Values, and what several come to."""
+    return " and ".join(map(form, values)) + (f" ({signed(total, form)})" if len(values) > 1 else "")
+
+
 def fraction(number: Any) -> float:
     """The original report's percentage, as `metrics.csv` has it."""
     return float(number) / 100
@@ -277,41 +282,41 @@ class Sheet:
             less: what to take off.
             record: whether the original report's runs are measured too, where it made each.
         """
-        found = self.evidence.contrast(weights, measure, epochs)
+        row = Row(quantity)
         theirs = self._of_the_report(weights, measure, epochs) if record else None
-        report, agrees = "", None
         if theirs:
             total = sum(weight * theirs[of_it] for of_it, weight in weights.items()) - less
-            report = " and ".join(form(value) for value in theirs.values())
-            report += f" ({signed(total, form)})" if len(theirs) > 1 else ""
             agrees = test(Interval(total, total, total, 0)) == "holds" if test else None
+            row = replace(row, report=side_by_side(theirs.values(), total, form), agrees=agrees)
+        found = self.evidence.contrast(weights, measure, epochs)
         if found is None:
-            for of_it in weights:
-                if len(self.evidence.runs(of_it, epochs)) < 2:
-                    self.lacks(of_it, epochs, test is not None)
-            if test or report:
-                few = " and ".join(map(str, weights)) if len(weights) < 3 else ""
-                undecided: Verdict | None = "undecided" if test else None
-                self.rows.append(Row(quantity, few and f"{few}: –", report=report, verdict=undecided, agrees=agrees))
+            self._too_few(row, weights, epochs, test is not None)
             return None
         interval = t_interval(found.total - less)
         spreads = [f"{of_it}: {spread(values, form)}" for of_it, values in found.values.items()]
-        beside = spreads[1] if len(spreads) == 2 else f"against {form(less)}" if less else ""
         compared = interval if len(weights) > 1 or test else None
         self.rows.append(
-            Row(
-                quantity,
-                spreads[0] if len(spreads) < 3 else "",
-                beside,
-                difference(interval, form) if compared else "",
-                report,
-                str(len(found.seeds)),
-                test(interval) if test else None,
-                agrees,
-                compared,
+            replace(
+                row,
+                here=spreads[0] if len(spreads) < 3 else "",
+                beside=spreads[1] if len(spreads) == 2 else f"against {form(less)}" if less else "",
+                difference=difference(interval, form) if compared else "",
+                n=str(len(found.seeds)),
+                verdict=test(interval) if test else None,
+                numbers=compared,
             )
         )
         return interval
+
+    def _too_few(self, row: Row, cases: Collection[Case], epochs: int, decides: bool) -> None:
+        """The row of a contrast for which one of these cases has too few runs; none where it would say nothing."""
+        for of_it in cases:
+            if len(self.evidence.runs(of_it, epochs)) < 2:
+                self.lacks(of_it, epochs, decides)
+        if decides or row.report:
+            few = " and ".join(map(str, cases)) if len(cases) < 3 else ""
+            verdict: Verdict | None = "undecided" if decides else None
+            self.rows.append(replace(row, here=few and f"{few}: –", verdict=verdict))
 
     def _of_the_report(self, weights: Collection[Case], measure: Measure, epochs: int) -> dict[Case, float] | None:
         theirs = {of_it: original_of(of_it) for of_it in weights}

@@ -20,7 +20,15 @@ from mnist_mlp.backbone import MLP
 from mnist_mlp.datamodule import Batch, Minibatches
 from mnist_mlp.settings import OUR_LOSS, SettingError
 from mnist_mlp.steps.means import summed
-from mnist_mlp.steps.refusal import Refusal, device_type, has_gradient_hooks, has_hooks, refuse_optimizer, refused
+from mnist_mlp.steps.refusal import (
+    Refusal,
+    device_type,
+    has_gradient_hooks,
+    has_hooks,
+    has_own_forward,
+    refuse_optimizer,
+    refused,
+)
 
 # Steps that are made before a recording and undone: libraries load their kernels and take their memory in the first.
 TRIALS = 2
@@ -83,9 +91,8 @@ def surely_supports(backbone: nn.Module, loss: str) -> str | None:
     """
     for module in backbone.modules():
         known = type(module) is MLP or type(module).__module__.startswith("torch.nn.modules.")
-        known = known and "forward" not in vars(module)
         average = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None
-        if not known or average:  # a cumulative average is taken on the CPU
+        if not known or has_own_forward(module) or average:  # a cumulative average is taken on the CPU
             return f"{type(module).__name__} may do something else at each step"
     if not loss.startswith(("torch.nn.", "mnist_mlp.classifier.")):
         return f"{loss} may do something else at each step"

@@ -27,7 +27,15 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from mnist_mlp.backbone import MLP
 from mnist_mlp.datamodule import Batch, Minibatches
 from mnist_mlp.settings import other_loss
-from mnist_mlp.steps.refusal import Refusal, device_type, has_gradient_hooks, has_hooks, refuse_optimizer, refused
+from mnist_mlp.steps.refusal import (
+    Refusal,
+    device_type,
+    has_gradient_hooks,
+    has_hooks,
+    has_own_forward,
+    refuse_optimizer,
+    refused,
+)
 
 OPTIMIZERS: dict[type[Optimizer], int] = {Adam: 0, AdamW: 1, SGD: 2}  # as in kernel/steps.h
 CLIPPINGS = {None: 0, "norm": 1, "value": 2}
@@ -175,7 +183,7 @@ def supports(backbone: nn.Module, optimizer: Optimizer | None = None) -> str | N
     kinds = [type(layer) for layer in layers if type(layer) is not nn.Dropout]
     if kinds != [nn.Flatten, *[nn.Linear, nn.ReLU] * ((len(kinds) - 2) // 2), nn.Linear]:
         return "the backbone's layers were changed"
-    if has_hooks(backbone) or any("forward" in vars(module) for module in backbone.modules()):
+    if has_hooks(backbone) or any(map(has_own_forward, backbone.modules())):
         return "the backbone has hooks"
     parameters = list(backbone.parameters())
     if any(p.dtype != torch.float32 or p.device.type != "cpu" or not p.is_contiguous() for p in parameters):

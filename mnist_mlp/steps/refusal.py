@@ -61,6 +61,11 @@ def has_hooks(backbone: nn.Module) -> bool:
     return any(getattr(module, name) for module in backbone.modules() for name in names)
 
 
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether its `forward` is this instance's, not its class's."""
+    return "forward" in vars(module)
+
+
 def has_gradient_hooks(backbone: nn.Module) -> bool:
     """Whether one of its parameters has hooks."""
     return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in backbone.parameters())
