@@ -115,7 +115,7 @@ def in_short(evidence: Evidence, runs: Sequence[Run]) -> str:
         which: _of_full_length(evidence, *which) for which in [(name, net) for name in labels for net in MODELS][:5]
     }
     same = len({len(runs) for runs in shown.values()}) == 1
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for (experiment, network), ours in shown.items():
         own: OriginalRun = original_run(1 if experiment == "baseline" else 2, network)
         told = own.record if experiment == own.as_run else own.text
@@ -130,7 +130,7 @@ def in_short(evidence: Evidence, runs: Sequence[Run]) -> str:
 
 
 def _at_their_best(runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for network, model in MODELS.items():
         if best := [run for run in runs if _at_its_best(run, model)]:
             name = f"At its best, {network} (`best`, {best[0].length} epochs, n = {len(best)})"
