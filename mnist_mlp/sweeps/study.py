@@ -82,10 +82,16 @@ def open_study(path: Path, direction: Direction | None = None) -> tuple["Study",
 
 def _check(study: "Study") -> None:
     """Raises: whatever SQLite, Optuna or Python raise of a study of which a part is lost or something else."""
+    import optuna
+
     _ = study.direction, study.user_attrs  # each is read only when it is asked for
     trials = study.get_trials(deepcopy=False)
     if [trial.number for trial in trials] != [*range(len(trials))]:
         raise ValueError("a trial is missing")
+    optuna.create_study().add_trials(trials)  # which looks at those that ended; reading them from a file does not
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            distribution.to_internal_repr(trial.params[name])  # raises for what is none of its values
     if len({frozenset(trial.params) for trial in trials}) > 1:
         raise ValueError("its trials are not all of the same settings")
     values = (value for trial in trials for value in (*(trial.values or ()), *trial.intermediate_values.values()))
