@@ -303,7 +303,7 @@ def captured_alone(pace: Pace, config: DictConfig) -> None:
         images,
         labels,
         config.data.batch_size,
-        lambda epoch: torch.randperm(len(labels), device=device),
+        lambda _: torch.randperm(len(labels), device=device),
         group=MINIBATCHES_PER_STEP,
     )
     while True:
