@@ -157,7 +157,9 @@ def _no_run(name: str | None, directory: str | None) -> str | None:
 def _place(override: str) -> str:
     """An override that names a place: with the home directory for ~, and quoted where Hydra's grammar asks for it."""
     name, equals, value = override.partition("=")
-    if name.lstrip("+") not in PATHS or not re.fullmatch(r"[^'\"\[{$(,][^$(,]*", value):  # quoted, or several
+    if (
+        name.lstrip("+") not in PATHS or value.lower() == "null" or not re.fullmatch(r"[^'\"\[{$(,][^$(,]*", value)
+    ):  # quoted, or several
         return override
     return f"{name}{equals}{as_override(os.path.expanduser(value))}"
 
@@ -191,6 +193,8 @@ def _checked(override: Override) -> str:
     known = options(name)
     if override.value() in (None, "") and "none" in known:
         return f"{given}=none"
+    if override.value() in (None, "") and name == "logger":
+        return f"{given}=[]"
     if not _may_choose(override):
         problem = f"is a group: choose one of its options, {', '.join(known)}" if known else "is a group of settings"
         raise SettingError(name, text or None, problem)
@@ -272,6 +276,8 @@ def refuse_habits(config: DictConfig) -> None:
             "paths are relative to where the command is started: leave it out, and name places with run_dir or sweep"
         )
         raise SettingError("hydra.job.chdir", True, problem)
+    if "run_dir" in config and config.run_dir is None:  # hydra.run.dir, a text, would be "None"
+        raise SettingError("run_dir", None, "must be a text: leave it out for a name by date, experiment and seed")
     given = {override.key_or_group: override for override in _overrides(config)}
     for name in ("run_dir", "hydra.run.dir"):
         if name in given and sweep:

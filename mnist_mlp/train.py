@@ -146,7 +146,7 @@ def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSi
     trainer = make(
         "trainer",
         Trainer,
-        **{**QUIET, **given, "enable_progress_bar": bool(bars)},
+        **{**QUIET, **given, "enable_progress_bar": bool(bars), "default_root_dir": run.path},
         logger=[*([events.logger] if events else []), *loggers.all],
         callbacks=[recorder, loggers, *([events] if events else []), *callbacks],
         plugins=[DurableCheckpointIO(), ONE_PROCESS()],

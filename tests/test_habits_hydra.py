@@ -47,6 +47,7 @@ REFUSED: dict[str, str] = {
     "seed=0,1 -m hydra.run.dir=x": "hydra.run.dir=x: is of a single run",
     "-m +hydra.sweeper.params.seed='0,1'": "hydra.sweeper.params.seed='0,1': on the command line a sweep is seed=VALUE",
     "run_dir=x hydra.run.dir=y": "hydra.run.dir=y: is the run's directory, and so is run_dir",
+    "run_dir=null": "run_dir=null: must be a text",
     "hydra.job.chdir=true": "hydra.job.chdir=true: paths are relative to where the command is started",
     "experiment=there": "hydra.job.chdir=true: paths are relative to where the command is started",
     "-m experiment=cluster hydra/launcher=nosuch": "hydra/launcher=nosuch: there is no such hydra/launcher",
@@ -75,7 +76,7 @@ REFUSED: dict[str, str] = {
     "+trainer.plugins=[]": "trainer.plugins=[]: is not taken from the configuration: its plugins write checkpoints",
     **{
         f"{plus}trainer.{name}=1": f"trainer.{name}=1: is not taken from the configuration: "
-        for name in ("logger", "callbacks", "plugins", "enable_progress_bar", "log_every_n_steps")
+        for name in ("logger", "callbacks", "plugins", "enable_progress_bar", "log_every_n_steps", "default_root_dir")
         for plus in ("", "+")
     },
     # groups and files
@@ -147,6 +148,9 @@ REFUSED: dict[str, str] = {
     },
     "+trainer.qwerty=1": "trainer.qwerty=1: there is no setting trainer.qwerty; mnist-train --cfg job lists them all",
     "+max_epoch=1": "max_epoch=1: there is no setting max_epoch; did you mean trainer.max_epochs?",
+    "ckpt_path=x.ckpt": "ckpt_path=x.ckpt: there is no setting ckpt_path: a run that was stopped goes on by the same",
+    "data.num_workers=4": "data.num_workers=4: there is no setting data.num_workers: all images lie in memory",
+    "+trainer.sync_batchnorm=true": "trainer.sync_batchnorm=true: must be false: a run uses one device",
     "trainer.max_epochs=-1": "trainer.max_epochs=-1: must be a whole number of at least 1",
     "logger=none": "logger=none: there is no such logger; choose one of csv, mlflow, tensorboard, wandb",
     "lr_scheduler=cosine": "lr_scheduler=cosine: there is no setting lr_scheduler; did you mean scheduler?",
@@ -157,7 +161,7 @@ REFUSED: dict[str, str] = {
 WORKS: dict[str, tuple[str, dict[str, object]]] = {
     "hydra.run.dir=x ++seed=3": ("x", {"seed": 3}),
     "run_dir=a=b": ("a=b", {"seed": 0}),
-    "hydra.verbose=true run_dir=v callbacks=null": ("v", {"epochs": 1}),
+    "hydra.verbose=true run_dir=v callbacks=null logger=null": ("v", {"epochs": 1}),
     "run_dir=r ~scheduler +callbacks.x=null +width=8 model.hidden=[${width},${width}]": ("r", {"model": "MLP 8-8"}),
     "run_dir=w --config-dir mine --config-name whole": ("w", {"seed": 6, "experiment": "baseline"}),
     "run_dir=s callbacks=stop_early +mine=label": ("s", {"seed": 5, "epochs": 1}),

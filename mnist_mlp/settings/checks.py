@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from mnist_mlp.settings.composed import defaults, groups, options, without_hydra
 from mnist_mlp.settings.rules import (
     BUILT,
+    ELSEWHERE,
     GIVEN,
     GIVEN_TO_TRAINER,
     MAY_BE_NOTHING,
@@ -325,6 +326,8 @@ def no_such_setting(setting: str, known: Collection[str], application: str = "tr
     group, _, leaf = setting.rpartition(".")
     if group == "trainer" and leaf in REMOVED_FROM_TRAINER:
         return f"Lightning has removed it: {REMOVED_FROM_TRAINER[leaf]}"
+    if leaf in ELSEWHERE:
+        return f"there is no setting {setting}: {ELSEWHERE[leaf]}"
     close = _closest(group, leaf, known)
     hint = f"did you mean {close}?" if close else f"mnist-{application} --cfg job lists them all"
     return f"there is no setting {setting}; {hint}"

@@ -120,6 +120,9 @@ RULES: dict[str, Rule] = {
         Rule(lambda value: value in ("simple", "advanced", "pytorch"), "simple, advanced or pytorch")
     ),
     "trainer.enable_checkpointing": Rule(lambda value: value is True, "true: a run is recorded by its checkpoints"),
+    "trainer.sync_batchnorm": Rule(lambda value: value is False, f"false: {ONE_DEVICE}"),
+    "trainer.use_distributed_sampler": Rule(lambda value: value is True, f"true: {ONE_DEVICE}"),
+    "trainer.enable_autolog_hparams": Rule(lambda value: value is True, "true: every logger gets the run's settings"),
     "trainer.barebones": Rule(lambda value: value is False, "false: a run is recorded, which this switches off"),
     "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),
@@ -188,6 +191,9 @@ GIVEN_TO_TRAINER = {
     "callbacks": "callbacks have a group, such as callbacks=early_stopping; another is +callbacks.NAME._target_=CLASS",
     "plugins": "its plugins write checkpoints that survive a power cut, and keep a run one process",
     "enable_progress_bar": "a run has its own line of progress; a bar is callbacks=progress_bar",
+    "default_root_dir": "run_dir names the run's directory, which holds all that it writes",
+    "model_registry": "checkpoints stay in the run's directory",
+    "limit_predict_batches": "a run predicts nothing: mnist-predict does, of a checkpoint",
     "log_every_n_steps": "metrics are of whole epochs: metrics.csv and the loggers have a row for each",
 }
 
@@ -222,6 +228,14 @@ REMOVED_FROM_TRAINER = {
     "overfit_pct": "the argument is +trainer.overfit_batches",
     "log_gpu_memory": "memory is logged with +callbacks.NAME._target_=lightning.pytorch.callbacks.DeviceStatsMonitor",
     "truncated_bptt_steps": "nothing here is recurrent",
+}
+
+# Names from other projects' habits, whatever group they are looked for in, and what there is here.
+_IN_MEMORY = "all images lie in memory, so there is nothing for workers to load"
+ELSEWHERE = {
+    "ckpt_path": REMOVED_FROM_TRAINER["resume_from_checkpoint"],
+    "seed_everything": "the seed is seed=0",
+    **dict.fromkeys(("num_workers", "pin_memory", "persistent_workers"), _IN_MEMORY),
 }
 
 # Lightning's own, under `scheduler`: when it is stepped.
