@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 CHECKPOINT_HELP = (
     "such as RUN_DIR/checkpoints/best.ckpt; or a PyTorch state dict (.pth, .safetensors) of the network that --model "
-    "names; without it, the package's own weights"
+    "names; without it, the package's own weights of that network, or of network_b"
 )
-MODEL_HELP = "of a plain state dict: network_a or network_b; or the YAML file of a backbone that is not this package's"
+MODEL_HELP = (
+    "of a plain state dict or the package's weights: network_a or network_b; or the YAML file of a backbone that is "
+    "not this package's"
+)
 
 
 def main() -> None:
@@ -97,7 +100,7 @@ def load_classifier(checkpoint: Path | None, model: str | Path | None = None) ->
 
     Args:
         checkpoint: written by `mnist-train`; or, with `model`, a plain state dict, of PyTorch or of safetensors.
-                None: the package's own weights.
+                None: the package's own weights of `model`, or of Network B.
         model: a network in `conf/model/`, or a YAML file with a `_target_` as there is in it.
 
     Raises:

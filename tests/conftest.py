@@ -2,9 +2,10 @@
 
 import gzip
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,23 @@ SIZES = {"train": 1200, "t10k": 350}  # 350 is no multiple of the evaluation bat
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help="of test_torture.py, by each of two signals")
     parser.addoption("--kill-seed", type=int, help="of their moments; random where it is not given")
-    parser.addoption("--fuzz", type=int, default=1, help="of test_damaged.py: how many times as many rounds")
+    parser.addoption("--fuzz", type=int, default=1, help="of what is made up: how many times as many rounds")
     parser.addoption("--fuzz-seed", type=int, default=0, help="of what is damaged, and how")
     parser.addoption(
         "--logs", type=Path, help="of test_browser.py: runs to look at, in place of a small sweep of its own"
     )
     parser.addoption("--screenshots", type=Path, help="of test_browser.py: where to save them")
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> Callable[[int], Iterator[random.Random]]:
+    """So many generators, each with a seed of its own: a failure names its number."""
+
+    def made(count: int) -> Iterator[random.Random]:
+        for number in range(count * request.config.getoption("--fuzz")):
+            yield random.Random(f"{request.config.getoption('--fuzz-seed')} {request.node.name} {number}")
+
+    return made
 
 
 @pytest.fixture(autouse=True)

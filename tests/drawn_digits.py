@@ -1,15 +1,26 @@
-"""Pictures of digits as people make them, drawn by program: the same ones everywhere and every time."""
+"""Pictures of digits as people make them, drawn by program: the same ones everywhere and every time.
+
+`python tests/drawn_digits.py [CHECKPOINT]` says how many of them all a network reads, and which it misreads: that in a
+checkpoint, or each of the package's.
+"""
 
 import gzip
-from collections.abc import Callable
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import pairwise
 from math import cos, pi, sin
+from pathlib import Path
 
 import numpy as np
 from helpers import PACKAGE_FILES
 from PIL import Image, ImageDraw
 from scipy import ndimage
+
+from mnist_mlp.digits import NoDigitError, field_of, read_image
+from mnist_mlp.predict import predict
 
 SIDE = 180  # pixels of a page; a digit on it is 0.6 of that high
 Array = np.ndarray
@@ -229,6 +240,7 @@ def mnist_image(digit: int, hand: int, margin: int = 0, enlarged: int = 1) -> Ar
 
 
 Draw = Callable[[int, int], Array | Image.Image]
+Drawing = tuple[str, int, int]  # kind, digit, hand
 # Of each kind: how a digit by a hand is drawn.
 KINDS: dict[str, Draw] = {
     **{f"a pen of {pen}": lambda d, h, pen=pen: on_paper(inked(d, h, pen)) for pen in (2, 3, 4, 5, 6, 8, 20)},
@@ -300,6 +312,26 @@ def image_of(kind: str, digit: int, hand: int) -> Image.Image:
     return drawn if isinstance(drawn, Image.Image) else picture(drawn)
 
 
+def fields_of(drawings: Iterable[Drawing]) -> dict[Drawing, Array]:
+    """What a network would see of each; one that is refused is left out."""
+    fields = {}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "digit.png"
+        for drawing in drawings:
+            image_of(*drawing).save(path)
+            try:
+                fields[drawing] = field_of(read_image(path))
+            except NoDigitError:
+                continue
+    return fields
+
+
+def read_right(fields: dict[Drawing, Array], checkpoint: Path | None, model: str | None) -> Counter[str]:
+    """How many of each kind a network reads."""
+    found = np.argmax(predict(checkpoint, list(fields.values()), model), axis=1)
+    return Counter(kind for (kind, digit, _), answer in zip(fields, found, strict=True) if digit == answer)
+
+
 def several(*digits: int) -> Array:
     width = 0.8 / len(digits)
     return np.maximum.reduce(
@@ -339,3 +371,18 @@ REFUSED: dict[str, Callable[[], Array]] = {
     "squared paper": lambda: ruling(20, True, 150),
     "a sheet on a table": lambda: np.pad(on_paper(NOTHING), 40, constant_values=50) + noise(4, 6, (260, 260)),
 }
+
+
+def main() -> None:
+    everything = [(kind, digit, hand) for kind in KINDS for digit in range(10) for hand in range(len(HANDS))]
+    drawn, fields = Counter(kind for kind, *_ in everything), fields_of(everything)
+    refused = drawn - Counter(kind for kind, *_ in fields)
+    print(f"{drawn.total()} drawings of {len(drawn)} kinds; refused: {dict(refused)}")
+    networks = [(Path(path), None) for path in sys.argv[1:]] or [(None, "network_a"), (None, "network_b")]
+    for checkpoint, model in networks:
+        right = read_right(fields, checkpoint, model)
+        print(f"{checkpoint or model}: {right.total()} right; misread: {dict(drawn - refused - right)}")
+
+
+if __name__ == "__main__":
+    main()

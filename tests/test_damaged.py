@@ -11,12 +11,11 @@ import math
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import pytest
 import torch
 import yaml
 from hydra.errors import HydraException
+from made_up import JUNK, impatient, one_sentence, with_noise
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
@@ -40,29 +40,14 @@ from mnist_mlp.run.directory import LAST, refuse_other_settings
 from mnist_mlp.run.groups import damage
 from mnist_mlp.run.notebook import settings_of
 from mnist_mlp.run.records import load_settings, read_runs
-from mnist_mlp.settings import SettingError, compose_config, flatten, sentence
+from mnist_mlp.settings import SettingError, compose_config, flatten
 from mnist_mlp.sweeps import table
 from mnist_mlp.sweeps.study import STUDY, close, conclude, open_study
 from mnist_mlp.tensorboard.serve import contents
 
 Finished = tuple[Path, dict[str, Any]]
 RECORD = ("run.json", "config.yaml", "metrics.csv")
-PATIENCE = 60  # seconds: a pipe is waited for without end
 DEEP = 100_000 * "[" + 100_000 * "]"
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    def give_up(*_: object) -> None:
-        raise AssertionError("it waits")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(PATIENCE)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -382,41 +367,6 @@ def test_a_damaged_study_is_one_sentence(tmp_path: Path) -> None:
 
 # Made up.
 
-JUNK: tuple[Any, ...] = (
-    *(
-        None,
-        True,
-        -1,
-        0,
-        2,
-        0.5,
-        1e308,
-        -1e308,
-        math.nan,
-        math.inf,
-        2**63,
-        2**70,
-        "",
-        "x",
-        "1",
-        "nan",
-        "\ud800",
-        "${a}",
-    ),
-    *([], {}, [[]], [None], {"": {}}, {"_target_": "os.mkdir"}, "a" * 10_000, [0] * 1000),
-)
-
-
-@pytest.fixture
-def rounds(request: pytest.FixtureRequest) -> Callable[[int], Iterator[random.Random]]:
-    """So many generators, each with a seed of its own: a failure names its number."""
-
-    def made(count: int) -> Iterator[random.Random]:
-        for number in range(count * request.config.getoption("--fuzz")):
-            yield random.Random(f"{request.config.getoption('--fuzz-seed')} {request.node.name} {number}")
-
-    return made
-
 
 def nodes(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The place of every node in nested lists and mappings."""
@@ -441,27 +391,6 @@ def with_junk(value: Any, chance: random.Random) -> tuple[Any, tuple[Any, ...], 
     return copy, place, junk
 
 
-def with_noise(content: bytes, chance: random.Random) -> bytes:
-    """Bytes with some changed, removed, doubled or cut off."""
-    damaged = bytearray(content)
-    for _ in range(chance.choice((1, 1, 3, 20))):
-        at = chance.randrange(len(damaged)) if damaged else 0
-        kind = chance.randrange(5)
-        if kind == 0 and damaged:
-            damaged[at] = chance.randrange(256)
-        elif kind == 1:
-            del damaged[at : at + chance.randrange(1, 50)]
-        elif kind == 2:
-            damaged[at:at] = damaged[: chance.randrange(50)]
-        elif kind == 3:
-            damaged[at:at] = chance.choice(
-                (b"\0", b"[" * 9, b"{", b'"', b"\n", b",", b"\xff", b": ", b"&a ", b"*a", b"1e999")
-            )
-        elif chance.random() < 0.2:
-            del damaged[at:]
-    return bytes(damaged)
-
-
 def alike(before: Any, now: Any) -> bool:
     """Whether a value of this type may stand in place of the other: the oracle of what may be accepted."""
     if isinstance(before, bool) or isinstance(now, bool):
@@ -469,13 +398,6 @@ def alike(before: Any, now: Any) -> bool:
     if isinstance(before, int | float):
         return isinstance(now, int | float)
     return type(before) is type(now)
-
-
-def one_sentence(error: Exception) -> None:
-    text = sentence(error)
-    assert text.strip()
-    assert "\n" not in text
-    assert len(text) < 1500, text[:300]
 
 
 def read_as_commands_do(directory: Path, other: Path, page_too: bool) -> bool:

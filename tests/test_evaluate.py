@@ -11,7 +11,9 @@ from helpers import Command, Payload
 
 from mnist_mlp.backbone import MLP
 from mnist_mlp.evaluate import evaluate, load_classifier
+from mnist_mlp.run.checkpoint import weights_sha256
 from mnist_mlp.settings import SettingError
+from mnist_mlp.weights.__main__ import described
 from mnist_mlp.weights.files import own_weights, read_safetensors, write_safetensors
 
 Finished = tuple[Path, dict[str, Any]]
@@ -236,12 +238,25 @@ def test_damaged_safetensors_are_one_sentence(tmp_path: Path) -> None:
             load_classifier(path, "network_a")
 
 
-def test_the_packages_own_weights_score_what_they_say(tiny_root: Path) -> None:
-    said = read_safetensors(own_weights("network_b"), "CHECKPOINT")[1]
-    classifier = load_classifier(None)
+@pytest.mark.parametrize("network", ["network_a", "network_b"])
+def test_the_packages_own_weights_are_of_a_committed_run_and_score_what_they_say(network: str) -> None:
+    path = Path(__file__).parents[1] / "logs" / "paper" / "best" / f"model={network},seed=0"
+    weights, said = read_safetensors(own_weights(network), "CHECKPOINT")
+    assert said == described(path)
+    assert weights_sha256({f"backbone.{name}": tensor for name, tensor in weights.items()}) == said["weights_sha256"]
+    classifier = load_classifier(None, network)
     assert classifier.hparams["doubt"] is None
-    assert evaluate(classifier, "test")["accuracy"] == pytest.approx(float(said["test_accuracy"]), abs=0.0004)
-    assert said["command"].startswith("mnist-train model=network_b ")
+    accuracy, test_accuracy = float(said["validation_accuracy"]), float(said["test_accuracy"])
+    assert evaluate(classifier, "validation")["accuracy"] == pytest.approx(accuracy, abs=0.00011)
+    row = f"| `{network}.safetensors` | {accuracy:.2%} | {test_accuracy:.2%} | `{said['command']}` |"
+    assert row.replace("%", " %") in (own_weights(network).parent / "README.md").read_text()
+    assert (said["trained_on"][:6], said["validation_images"]) == ("57,000", "10,000 official test images")
+
+
+def test_weights_of_other_images_or_of_no_run_do_not_get_into_the_package(finished: Finished, tmp_path: Path) -> None:
+    for run_dir in (finished[0], tmp_path):
+        with pytest.raises(SettingError, match=f"RUN_DIR={run_dir}: must be a completed run of this package's"):
+            described(run_dir)
 
 
 def test_a_note_says_that_weights_may_have_seen_the_split(command: Command, tiny_root: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def damage(path: Path) -> Iterator[None]:
     except (SettingError, OSError):
         raise
     except Exception as error:  # SQLAlchemy's, Optuna's, and Python's own for what is not where it should be
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")[:200]
         problem = f"is damaged, or holds no search of mnist-train's ({type(error).__name__}: {reason}): restore it"
         raise SettingError("sweep", os.path.relpath(path), problem) from error
 
@@ -76,8 +76,27 @@ def open_study(path: Path, direction: Direction | None = None) -> tuple["Study",
             raise ValueError(state)
         storage = optuna.storages.RDBStorage(url)
         study = optuna.load_study(study_name="search", storage=storage)
-        study.get_trials(deepcopy=False)
+        _check(study)
         return study, storage
+
+
+def _check(study: "Study") -> None:
+    """Raises: whatever SQLite, Optuna or Python raise of a study of which a part is lost or something else."""
+    import optuna
+
+    _ = study.direction, study.user_attrs  # each is read only when it is asked for
+    trials = study.get_trials(deepcopy=False)
+    if [trial.number for trial in trials] != [*range(len(trials))]:
+        raise ValueError("a trial is missing")
+    optuna.create_study().add_trials(trials)  # which looks at those that ended; reading them from a file does not
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            distribution.to_internal_repr(trial.params[name])  # raises for what is none of its values
+    if len({frozenset(trial.params) for trial in trials}) > 1:
+        raise ValueError("its trials are not all of the same settings")
+    values = (value for trial in trials for value in (*(trial.values or ()), *trial.intermediate_values.values()))
+    if wrong := [value for value in values if not isinstance(value, float | int)]:  # SQLite stores a text there too
+        raise ValueError(f"{wrong[0]!r} is no number")
 
 
 def known_of(study: "Study") -> dict[str, Any]:

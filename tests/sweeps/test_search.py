@@ -3,8 +3,12 @@
 import csv
 import json
 import math
+import random
+import shutil
+import sqlite3
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from helpers import Command, processes, started, statuses, until
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from made_up import impatient, one_sentence, with_noise
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
@@ -353,6 +358,76 @@ def test_the_conclusion_ranks_and_draws(played: Callable[..., Played], tmp_path:
     svg = (search.directory / "search.svg").read_text()
     conclude(search.directory)
     assert (search.directory / "search.svg").read_text() == svg
+
+
+def test_studies_made_up(
+    played: Callable[..., Played], tmp_path: Path, rounds: Callable[[int], Iterator[random.Random]]
+) -> None:
+    """What is damaged is refused with one sentence that loses nothing, or the search goes on as if it were whole."""
+    search = played("search.trials=6", "search.prune_after_trials=1", "search.prune_after_epochs=1")
+    for _ in range(4):
+        search.play(valley)
+    search.search.ask()  # and one that a kill cut short
+    close(search.search.storage)
+    shutil.copytree(search.directory, tmp_path / "whole")
+
+    def go_on() -> None:
+        search.restarted()
+        while search.play(valley):
+            pass
+
+    for number, chance in enumerate(rounds(25)):
+        for work in (lambda: conclude(search.directory), go_on):
+            shutil.rmtree(search.directory)
+            shutil.copytree(tmp_path / "whole", search.directory)
+            path = search.directory / STUDY
+            done = damaged_study(path, random.Random(chance.random()))
+            content = path.read_bytes()
+            with impatient():
+                try:
+                    work()
+                except SettingError as error:
+                    one_sentence(error)
+                    assert path.read_bytes() == content, (number, done)
+                except Exception as error:
+                    raise AssertionError(f"{number}: {done}") from error
+
+
+def damaged_study(path: Path, chance: random.Random) -> str:
+    """Damages a study's file: its bytes, or one value or row of one table; returns what was done."""
+    if chance.random() < 0.3:
+        path.write_bytes(with_noise(path.read_bytes(), chance))
+        return "noise"
+    with closing(sqlite3.connect(path)) as database, database:
+        tables = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
+        filled = [table for table in tables if database.execute(f"select 1 from {table}").fetchone()]
+        table = chance.choice(filled)
+        rows = [row for (row,) in database.execute(f"select rowid from {table}")]
+        row, column = chance.choice(rows), chance.choice(list(database.execute(f"pragma table_info({table})")))[1]
+        if chance.random() < 0.15:
+            database.execute(f"delete from {table} where rowid = ?", (row,))
+            return f"{table}: without row {row}"
+        junk = (
+            None,
+            -1,
+            0,
+            0.5,
+            1e308,
+            math.inf,
+            2**62,
+            "",
+            "x",
+            "a" * 10_000,
+            b"\xff",
+            "{}",
+            "[]",
+            "RUNNING",
+            "COMPLETE",
+        )
+        value = chance.choice((*junk, '{"name": "FloatDistribution"}'))
+        with suppress(sqlite3.IntegrityError):
+            database.execute(f"update {table} set {column} = ? where rowid = ?", (value, row))
+        return f"{table}.{column} = {value!r} in row {row}"
 
 
 def test_killed_twice_it_ends_with_every_trial_and_the_best_is_repeated_exactly(
