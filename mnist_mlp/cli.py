@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser  # what Hydra's own flags are, it says nowhere else
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -94,8 +95,8 @@ def arranged(arguments: list[str]) -> list[str]:
     given, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         _refuse_flag(parser, unknown[0], arguments)
-    if given.multirun and (given.cfg or given.info):
-        parser.exit(2, "-m: leave it out with --cfg and --info, which show one run's configuration\n")
+    if refused := _not_together(given):
+        parser.exit(2, f"{refused}\n")
     flags = list(arguments)
     for override in given.overrides:
         flags.remove(override)
@@ -105,10 +106,60 @@ def arranged(arguments: list[str]) -> list[str]:
     return [*flags, *map(_checked, overrides)]
 
 
+def _not_together(given: argparse.Namespace) -> str | None:
+    """What is wrong with the flags, where Hydra passes one over or fails; None where nothing is."""
+    if given.experimental_rerun is not None:
+        return "--experimental-rerun: takes a pickled job, and runs keep none: mnist-rerun RUN_DIR repeats a run"
+    if given.config_path is not None:
+        return "--config-path: would take the place of the package's own files: --config-dir DIR adds yours to them"
+    if given.help or given.hydra_help:
+        return None
+    if given.multirun and (given.cfg or given.info):
+        return "-m: leave it out with --cfg and --info, which show one run's configuration"
+    modes = {"--run": given.run, "-m": given.multirun, "--cfg": given.cfg, "--info": given.info}
+    modes["--shell-completion"] = given.shell_completion
+    several = [flag for flag, there in modes.items() if there]
+    if len(several) > 1:
+        return f"{several[0]}: does something else than {several[1]}: give one of them"
+    for flag, there in (("--package", given.package is not None), ("--resolve", given.resolve)):
+        if there and not given.cfg:
+            return f"{flag}: is of what --cfg shows: add --cfg job"
+    if given.shell_completion:
+        return _no_completion(given.overrides)
+    return _no_run(given.config_name, given.config_dir)
+
+
+def _no_completion(given: list[str]) -> str | None:
+    """What is wrong with what --shell-completion is given; None where nothing is."""
+    named = [re.fullmatch("(install|uninstall|query)=(bash|fish|zsh)", word) for word in given]
+    if len(named) != 1 or named[0] is None:
+        return "--shell-completion: takes install or uninstall, and a shell: -sc install=bash, fish or zsh"
+    if named[0][1] == "query" and "COMP_LINE" not in os.environ:
+        return "--shell-completion: query is for the shell, which says in COMP_LINE what was typed"
+    return None
+
+
+def _no_run(name: str | None, directory: str | None) -> str | None:
+    """Why a configuration file is not one of a run, as far as it says that itself; None where it may be."""
+    name = (name or "train").removesuffix(".yaml")
+    if name == "train" or (directory is not None and not os.path.isdir(directory)):
+        return None
+    file = Path(directory) / f"{name}.yaml" if directory is not None else None
+    if file is None or not file.is_file():
+        return f"--config-name {name}: is no run's configuration: give a file in --config-dir, or leave it out"
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # Hydra will say so
+        stated = yaml.safe_load(file.read_text("utf-8"))
+        if isinstance(stated, dict) and "train" not in (stated.get("defaults") or []):
+            return f"--config-name {name}: lacks a run's settings: begin it with `defaults: [train, _self_]`"
+    return None
+
+
 def _place(override: str) -> str:
     """An override that names a place: with the home directory for ~, and quoted where Hydra's grammar asks for it."""
     name, equals, value = override.partition("=")
-    if name.lstrip("+") not in PATHS or not re.fullmatch(r"[^'\"\[{$(,][^$(,]*", value):  # quoted, or several
+    if (
+        name.lstrip("+") not in PATHS or value.lower() == "null" or not re.fullmatch(r"[^'\"\[{$(,][^$(,]*", value)
+    ):  # quoted, or several
         return override
     return f"{name}{equals}{as_override(os.path.expanduser(value))}"
 
@@ -142,6 +193,8 @@ def _checked(override: Override) -> str:
     known = options(name)
     if override.value() in (None, "") and "none" in known:
         return f"{given}=none"
+    if override.value() in (None, "") and name == "logger":
+        return f"{given}=[]"
     if not _may_choose(override):
         problem = f"is a group: choose one of its options, {', '.join(known)}" if known else "is a group of settings"
         raise SettingError(name, text or None, problem)
@@ -223,6 +276,8 @@ def refuse_habits(config: DictConfig) -> None:
             "paths are relative to where the command is started: leave it out, and name places with run_dir or sweep"
         )
         raise SettingError("hydra.job.chdir", True, problem)
+    if "run_dir" in config and config.run_dir is None:  # hydra.run.dir, a text, would be "None"
+        raise SettingError("run_dir", None, "must be a text: leave it out for a name by date, experiment and seed")
     given = {override.key_or_group: override for override in _overrides(config)}
     for name in ("run_dir", "hydra.run.dir"):
         if name in given and sweep:
@@ -244,6 +299,9 @@ def refuse_namesakes(config: DictConfig) -> None:
         SettingError: an option that was chosen is in --config-dir too.
     """
     own = next((one.path for one in config.hydra.runtime.config_sources if one.provider == "command-line"), None)
+    if own and (file := Path(str(own)) / "train.yaml").exists():
+        problem = "would be passed over, since this package's has its name: rename it, and give --config-name its name"
+        raise SettingError("--config-dir", os.path.relpath(file), problem)
     for override in _overrides(config) if own else ():
         name = override.key_or_group
         if override.is_delete() or name not in groups():

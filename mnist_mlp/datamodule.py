@@ -1,13 +1,14 @@
 """MNIST and its drop-in families: verified, split, normalized once and kept in memory on the training device."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from mnist_mlp.mnist.files import FAMILIES, locate, read
 from mnist_mlp.seeds import stream_seed
@@ -55,6 +56,9 @@ class Minibatches:
             images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
             yield images if self.transform is None else self.transform(images, number), labels
 
+    def __len__(self) -> int:
+        return ceil(len(self.order) / self.batch_size)
+
     def divided(self, count: int) -> tuple["Minibatches", "Minibatches"]:
         """The first so many of them, and the rest."""
         orders = torch.tensor_split(self.order, [count * self.batch_size])
@@ -72,8 +76,11 @@ class Minibatches:
         return torch.cat(images), torch.cat(labels)
 
 
-class Loader:
+class Loader(IterableDataset[Any]):
     """Batches of images in memory, for whoever expects a `DataLoader`: what one has of these names means the same.
+
+    It is none: Lightning's Trainer would make it anew. What takes nothing else, as `Fabric.setup_dataloaders` does,
+    takes `DataLoader(loader, batch_size=None)`, which gives the same batches.
 
     Attributes:
         dataset: images and labels, one by one.
@@ -99,10 +106,14 @@ class TrainingEpoch(Loader):
     Args:
         images, labels: the training set.
         batch_size: images per minibatch.
-        order: this epoch's permutation of their indices, on their device.
+        order: an epoch -> the permutation of their indices, on their device.
         group: how many minibatches make a `Minibatches`; None gives each by itself, as (images, labels).
         steps_left: minibatches that may yet be trained on; None for no limit.
-        transform: as for `Minibatches`.
+        transform: as for `Minibatches`, after the number of the epoch.
+        of_trainer: the epoch that a Trainer is in; None where there is no Trainer.
+
+    Attributes:
+        epoch: the next one, where there is no Trainer to say: each iteration is one. `set_epoch` sets it.
     """
 
     def __init__(
@@ -110,13 +121,24 @@ class TrainingEpoch(Loader):
         images: Tensor,
         labels: Tensor,
         batch_size: int,
-        order: Callable[[], Tensor],
+        order: Callable[[int], Tensor],
         group: int | None = None,
         steps_left: Callable[[], int | None] = lambda: None,
-        transform: Callable[[Tensor, int], Tensor] | None = None,
+        transform: Callable[[int, Tensor, int], Tensor] | None = None,
+        of_trainer: Callable[[], int | None] = lambda: None,
     ) -> None:
         super().__init__(images, labels, batch_size)
         self.order, self.group, self.steps_left, self.transform = order, group, steps_left, transform
+        self.of_trainer, self.epoch = of_trainer, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """As of PyTorch's `DistributedSampler`."""
+        self.epoch = epoch
+
+    @property
+    def minibatches(self) -> int:
+        """How many the next iteration has, in groups or by themselves."""
+        return ceil(self._samples() / self.batch_size)
 
     def _samples(self) -> int:
         steps = self.steps_left()
@@ -126,10 +148,15 @@ class TrainingEpoch(Loader):
         return ceil(self._samples() / (self.batch_size * (self.group or 1)))
 
     def __iter__(self) -> Iterator[Minibatches | Batch]:
-        order = self.order()[: self._samples()]
+        epoch = self.of_trainer()
+        if epoch is None:
+            epoch = self.epoch
+            self.epoch += 1
+        order = self.order(epoch)[: self._samples()]
+        transform = self.transform and partial(self.transform, epoch)
         group = self.group or MINIBATCHES_PER_STEP
         for number, some in enumerate(torch.split(order, self.batch_size * group)):
-            minibatches = Minibatches(self.images, self.labels, some, self.batch_size, number * group, self.transform)
+            minibatches = Minibatches(self.images, self.labels, some, self.batch_size, number * group, transform)
             if self.group:
                 yield minibatches
             else:
@@ -304,7 +331,9 @@ class MNISTDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainingEpoch:
         images, labels = self._split("train")
         transform = self._transformed if self.transform is not None else None
-        return TrainingEpoch(images, labels, self.batch_size, self._order, self.group_size, self._steps_left, transform)
+        return TrainingEpoch(
+            *(images, labels, self.batch_size, self._order, self.group_size, self._steps_left, transform, self._epoch)
+        )
 
     def val_dataloader(self) -> InOrder:
         return InOrder(*self._split("validation"), self.eval_batch_size)
@@ -321,24 +350,23 @@ class MNISTDataModule(LightningDataModule):
             raise RuntimeError(f"{type(self).__name__} has no images yet: call setup(), or hand it to a Trainer")
         return self.splits[name]
 
-    @property
-    def _epoch(self) -> int:
-        return self.trainer.current_epoch if self.trainer else 0
+    def _epoch(self) -> int | None:
+        return self.trainer.current_epoch if self.trainer else None
 
-    def _order(self) -> Tensor:
-        """This epoch's order of the training images: a function of (seed, epoch) alone."""
+    def _order(self, epoch: int) -> Tensor:
+        """An epoch's order of the training images: a function of (seed, epoch) alone."""
         images, labels = self.splits["train"]
         if self.trainer and getattr(self.trainer, "overfit_batches", None):
             return torch.arange(len(labels), device=images.device)  # the same few images, each epoch
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", self._epoch))
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
         return torch.randperm(len(labels), generator=generator).to(images.device)
 
-    def _transformed(self, images: Tensor, number: int) -> Tensor:
+    def _transformed(self, epoch: int, images: Tensor, number: int) -> Tensor:
         """A minibatch's images transformed; the global generators are left as they were."""
         assert self.transform is not None
         on_gpu = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices=on_gpu):
-            seed = stream_seed(self.seed, f"transform/{self._epoch}", number)
+            seed = stream_seed(self.seed, f"transform/{epoch}", number)
             torch.default_generator.manual_seed(seed)  # torch.manual_seed does more, at each of 1,000 minibatches
             if on_gpu:
                 torch.cuda.manual_seed(seed)

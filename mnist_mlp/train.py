@@ -31,7 +31,7 @@ from mnist_mlp.run.notebook import settings_of
 from mnist_mlp.run.provenance import arithmetic, device_name, git_state, not_portable, uncommitted_diff, versions
 from mnist_mlp.run.recorder import Recorder
 from mnist_mlp.run.signals import StopSignals
-from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, own_process, quiet
+from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, count_minibatches, own_process, quiet
 from mnist_mlp.settings import OF_SCHEDULER, SettingError, check_accelerator, cuts, flatten, name_network
 from mnist_mlp.steps.choice import choose
 from mnist_mlp.tensorboard.events import Events
@@ -130,8 +130,10 @@ def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSi
     if checkpoint:
         load_weights(classifier, checkpoint, "run_dir", run.last)  # before Lightning does, with a traceback
     callbacks = list(parts.callbacks.values())
-    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    recorder = Recorder(run, signals, bar=not bar)
+    bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+    for bar in bars:
+        count_minibatches(bar)
+    recorder = Recorder(run, signals, bar=not bars)
     loggers = opened.enter_context(Loggers(config, run, lambda: recorder.rows).closing())
     recorder.on_epoch.append(loggers.epoch)
     events = None
@@ -144,7 +146,7 @@ def connect(parts: Parts, config: DictConfig, run: RunDirectory, signals: StopSi
     trainer = make(
         "trainer",
         Trainer,
-        **{**QUIET, **given, "enable_progress_bar": bar},
+        **{**QUIET, **given, "enable_progress_bar": bool(bars), "default_root_dir": run.path},
         logger=[*([events.logger] if events else []), *loggers.all],
         callbacks=[recorder, loggers, *([events] if events else []), *callbacks],
         plugins=[DurableCheckpointIO(), ONE_PROCESS()],

@@ -32,6 +32,8 @@ FILES = {
     "callbacks/stop_early.yaml": "stop:\n  _target_: lightning.pytorch.callbacks.EarlyStopping\n  monitor: val/loss\n",
     "mine/label.yaml": "# @package _global_\nseed: 5\n",
     "mine/alone.yaml": "seed: 5\n",
+    "whole.yaml": "defaults: [train, _self_]\nseed: 6\n",
+    "twin/train.yaml": "seed: 5\n",
 }
 
 # What is refused, before there is a directory: the command, and what the one sentence begins with.
@@ -45,6 +47,7 @@ REFUSED: dict[str, str] = {
     "seed=0,1 -m hydra.run.dir=x": "hydra.run.dir=x: is of a single run",
     "-m +hydra.sweeper.params.seed='0,1'": "hydra.sweeper.params.seed='0,1': on the command line a sweep is seed=VALUE",
     "run_dir=x hydra.run.dir=y": "hydra.run.dir=y: is the run's directory, and so is run_dir",
+    "run_dir=null": "run_dir=null: must be a text",
     "hydra.job.chdir=true": "hydra.job.chdir=true: paths are relative to where the command is started",
     "experiment=there": "hydra.job.chdir=true: paths are relative to where the command is started",
     "-m experiment=cluster hydra/launcher=nosuch": "hydra/launcher=nosuch: there is no such hydra/launcher",
@@ -73,7 +76,7 @@ REFUSED: dict[str, str] = {
     "+trainer.plugins=[]": "trainer.plugins=[]: is not taken from the configuration: its plugins write checkpoints",
     **{
         f"{plus}trainer.{name}=1": f"trainer.{name}=1: is not taken from the configuration: "
-        for name in ("logger", "callbacks", "plugins", "enable_progress_bar", "log_every_n_steps")
+        for name in ("logger", "callbacks", "plugins", "enable_progress_bar", "log_every_n_steps", "default_root_dir")
         for plus in ("", "+")
     },
     # groups and files
@@ -84,7 +87,12 @@ REFUSED: dict[str, str] = {
     "scheduler={gamma:0.1}": "scheduler={gamma:0.1}: a setting in it is not there yet: set each by itself",
     "+scheduler.gamma=0.1": "scheduler.gamma=0.1: scheduler names no class: choose an option",
     "~data._target_": "data.dataset=MNIST: data names no class: choose an option, such as data=fashion_mnist",
-    "~model": "model=null: is part of every run: choose an option, such as model=network_a",
+    "~model": "model=null: must be one option, by which a run is called: network_a, network_b, tiny, or one of your",
+    "~experiment": "experiment=null: must be one option, by which a run is called: baseline, best, ",
+    "experiment=[baseline,best]": "experiment=[baseline,best]: must be one option, by which a run is called",
+    "model=[network_a]": "model=[network_a]: must be one option, by which a run is called",
+    "experiment=[baseline,nosuch]": "experiment=nosuch: there is no such experiment; choose one of baseline, best, ",
+    "callbacks=[ema,nosuch]": "callbacks=nosuch: there is no such callback; choose one of early_stopping, ema, ",
     "data._target_=abc": "data._target_=abc: must be the full name of a class",
     "model=open": "mine/model/open.yaml, line 3: is not YAML (",
     "model=tab": "mine/model/tab.yaml, line 3: is not YAML (",
@@ -97,6 +105,18 @@ REFUSED: dict[str, str] = {
     "--max_epochs 3": "--max_epochs: there is no such flag; a setting is written trainer.max_epochs=3",
     "--lr=0.1": "--lr=0.1: there is no such flag; a setting is written optimizer.lr=0.1",
     "-m --cfg job": "-m: leave it out with --cfg and --info",
+    "--info -r": "--run: does something else than --info: give one of them",
+    "-r -m seed=0,1": "--run: does something else than -m: give one of them",
+    "-sc install=bash --cfg job": "--cfg: does something else than --shell-completion: give one of them",
+    "-p trainer": "--package: is of what --cfg shows: add --cfg job",
+    "seed=1 --resolve": "--resolve: is of what --cfg shows: add --cfg job",
+    "--experimental-rerun x": "--experimental-rerun: takes a pickled job, and runs keep none: mnist-rerun RUN_DIR",
+    "--config-path mine": "--config-path: would take the place of the package's own files: --config-dir DIR adds yours",
+    "-cn backprop": "--config-name backprop: is no run's configuration: give a file in --config-dir, or leave it out",
+    "-cn experiment/cluster": "--config-name experiment/cluster: lacks a run's settings: begin it with `defaults: [",
+    "--config-dir mine/twin": "--config-dir=mine/twin/train.yaml: would be passed over, since this package's has",
+    "-sc install=nosuch": "--shell-completion: takes install or uninstall, and a shell: -sc install=bash, fish or zsh",
+    "-sc query=bash": "--shell-completion: query is for the shell, which says in COMP_LINE what was typed",
     # values, held against the class's own signature
     "+optimizer.lr=0.1": "+optimizer.lr: is in the configuration already: leave out the +",
     "threads=1025": "threads=1025: must be a whole number from 1 to 1024, or null",
@@ -117,6 +137,20 @@ REFUSED: dict[str, str] = {
     "EarlyStopping: takes monitor, which has no default: add +callbacks.s.monitor=VALUE",
     "+trainer.min_epochs=two": "trainer.min_epochs=two: Lightning's Trainer takes a whole number or null",
     "+trainer.profiler=nosuch": "trainer.profiler=nosuch: must be simple, advanced or pytorch, or null",
+    **{
+        f"{plus}trainer.{name}=1": f"trainer.{name}=1: Lightning has removed it: {instead}"
+        for name, instead in {
+            "gpus": "devices are chosen with trainer.accelerator=auto, cpu, gpu, cuda or mps",
+            "resume_from_checkpoint": "a run that was stopped goes on by the same command with its run_dir",
+            "weights_summary": "the network's layers are shown with +trainer.enable_model_summary=true",
+        }.items()
+        for plus in ("", "+")
+    },
+    "+trainer.qwerty=1": "trainer.qwerty=1: there is no setting trainer.qwerty; mnist-train --cfg job lists them all",
+    "+max_epoch=1": "max_epoch=1: there is no setting max_epoch; did you mean trainer.max_epochs?",
+    "ckpt_path=x.ckpt": "ckpt_path=x.ckpt: there is no setting ckpt_path: a run that was stopped goes on by the same",
+    "data.num_workers=4": "data.num_workers=4: there is no setting data.num_workers: all images lie in memory",
+    "+trainer.sync_batchnorm=true": "trainer.sync_batchnorm=true: must be false: a run uses one device",
     "trainer.max_epochs=-1": "trainer.max_epochs=-1: must be a whole number of at least 1",
     "logger=none": "logger=none: there is no such logger; choose one of csv, mlflow, tensorboard, wandb",
     "lr_scheduler=cosine": "lr_scheduler=cosine: there is no setting lr_scheduler; did you mean scheduler?",
@@ -127,8 +161,9 @@ REFUSED: dict[str, str] = {
 WORKS: dict[str, tuple[str, dict[str, object]]] = {
     "hydra.run.dir=x ++seed=3": ("x", {"seed": 3}),
     "run_dir=a=b": ("a=b", {"seed": 0}),
-    "hydra.verbose=true run_dir=v callbacks=null": ("v", {"epochs": 1}),
+    "hydra.verbose=true run_dir=v callbacks=null logger=null": ("v", {"epochs": 1}),
     "run_dir=r ~scheduler +callbacks.x=null +width=8 model.hidden=[${width},${width}]": ("r", {"model": "MLP 8-8"}),
+    "run_dir=w --config-dir mine --config-name whole": ("w", {"seed": 6, "experiment": "baseline"}),
     "run_dir=s callbacks=stop_early +mine=label": ("s", {"seed": 5, "epochs": 1}),
     "scheduler=null run_dir=n 'optimizer={lr: 0.01}'": ("n", {"epochs": 1}),
 }

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_module
 from hydra.errors import InstantiationException
 from lightning.fabric import Fabric
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.callbacks import LearningRateFinder, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.tuner import Tuner
@@ -34,6 +34,7 @@ from mnist_mlp.run.records import Run
 from mnist_mlp.run.signals import STOP_SIGNALS
 from mnist_mlp.settings import SettingError, compose_config
 from mnist_mlp.train import train
+from mnist_mlp.transforms import Warp
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",
@@ -107,6 +108,32 @@ def test_the_data_modules_habits(data: MNISTDataModule, tiny_root: Path) -> None
     assert MNISTDataModule(num_workers=0).root is None
     with pytest.raises(SettingError, match=r"data\.batchsize=3: MNISTDataModule takes no such argument"):
         MNISTDataModule(batchsize=3)
+
+
+def test_a_loop_of_ones_own_gets_the_epochs_that_a_trainer_gets(tiny_root: Path) -> None:
+    settings: dict[str, Any] = {"root": str(tiny_root), "test_size": 200, "mean": 0.1307, "std": 0.3081}
+
+    class Seen(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.labels: list[int] = []
+            self.pixels = 0.0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.labels += batch[1].tolist()
+            self.pixels += batch[0].sum().item()
+            return super().training_step(batch, batch_idx)
+
+    seen = Seen()
+    trainer(max_epochs=2, limit_val_batches=0).fit(seen, MNISTDataModule(**settings, transform=Warp(shift=2)))
+    data = MNISTDataModule(**settings, transform=Warp(shift=2))
+    data.setup()
+    loader = data.train_dataloader()
+    batches = [batch for _ in range(2) for batch in loader]
+    assert [label for _, labels in batches for label in labels.tolist()] == seen.labels
+    assert sum(images.sum().item() for images, _ in batches) == seen.pixels
+    loader.set_epoch(0)
+    assert torch.equal(next(iter(loader))[0], batches[0][0])
 
 
 def test_learning_curves_are_of_nested_sets(tiny_root: Path) -> None:
@@ -198,10 +225,20 @@ def test_fabric_and_the_tuner(data: MNISTDataModule) -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     backbone = MLP([8])
     model, optimizer = fabric.setup(backbone, torch.optim.Adam(backbone.parameters()))
-    for images, labels in data.train_dataloader():  # on its device already: there is nothing for Fabric to set up
-        optimizer.zero_grad()
-        fabric.backward(F.cross_entropy(model(images), labels))
-        optimizer.step()
+    loader = data.train_dataloader()
+    with pytest.raises(TypeError, match="Only PyTorch DataLoader"):  # Lightning's own sentence
+        fabric.setup_dataloaders(loader)
+    orders = []
+    for batches in (loader, fabric.setup_dataloaders(DataLoader(loader, batch_size=None))):  # two epochs
+        order = []
+        for images, labels in batches:
+            optimizer.zero_grad()
+            fabric.backward(F.cross_entropy(model(images), labels))
+            optimizer.step()
+            order += labels.tolist()
+        orders.append(order)
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
     classifier = Classifier(MLP([8]))
     found = Tuner(trainer(max_epochs=5)).lr_find(classifier, data, num_training=20)
     assert found is not None
@@ -441,6 +478,32 @@ def test_progress_bars_are_allowed_and_change_no_bits(run: Runner, finished: Any
     assert record["weights_sha256"] == finished[1]["weights_sha256"]
 
 
+class Counts(TQDMProgressBar):
+    """Notes of each call how far it is, and of how many."""
+
+    seen: list[tuple[int, float]] = []  # noqa: RUF012
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self.seen.append((self.train_progress_bar.n, self.train_progress_bar.total))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "counted"),
+    [
+        (["data.batch_size=10"], [64, 100, 64, 100]),  # 1,000 images: groups of 64 minibatches, the last one of 36
+        (["data.batch_size=10", "trainer.max_steps=170"], [64, 100, 64, 70]),
+        (["data.batch_size=300", "+trainer.limit_train_batches=3"], [1, 2, 3, 1, 2, 3]),  # one by one
+    ],
+)
+def test_progress_bars_count_minibatches(run: Runner, overrides: list[str], counted: list[int]) -> None:
+    Counts.seen.clear()
+    run(f"{CALLBACK}{__name__}.Counts", "trainer.max_epochs=2", *overrides)
+    assert [done for done, _ in Counts.seen] == counted
+    totals = [counted[len(counted) // 2 - 1], counted[-1]]
+    assert [total for _, total in Counts.seen] == [total for total in totals for _ in range(len(counted) // 2)]
+
+
 def test_the_profiler_reports(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         run("+trainer.profiler=simple", "trainer.max_epochs=1")
@@ -484,8 +547,6 @@ def test_the_loss_is_what_was_asked_for(run: Runner) -> None:
 
 def test_transforms_are_the_same_in_groups_and_by_themselves(data: MNISTDataModule, tiny_root: Path) -> None:
     settings: dict[str, Any] = {"root": str(tiny_root), "test_size": 200, "mean": 0.1307, "std": 0.3081}
-    from mnist_mlp.transforms import Warp
-
     warped = MNISTDataModule(**settings, transform=Warp(shift=2, degrees=10, elastic=1))
     warped.setup()
     single = list(warped.train_dataloader())

@@ -304,7 +304,7 @@ def captured_alone(pace: Pace, config: DictConfig) -> None:
         images,
         labels,
         config.data.batch_size,
-        lambda: torch.randperm(len(labels), device=device),
+        lambda _: torch.randperm(len(labels), device=device),
         group=MINIBATCHES_PER_STEP,
     )
     while True:

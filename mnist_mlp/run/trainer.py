@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 
+from mnist_mlp.datamodule import Minibatches, TrainingEpoch
 from mnist_mlp.run.streams import random_states, set_random_states
 
 # What every Trainer of this project is given: Lightning's own bar and summary cost time at every step. In a job of
@@ -21,6 +24,27 @@ QUIET: dict[str, Any] = {
     "log_every_n_steps": 1,
 }
 ONE_PROCESS = LightningEnvironment
+
+
+class CountsMinibatches(ProgressBar):
+    """Mixed into a progress bar of Lightning's: to Lightning a group of minibatches is one batch."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        loader = self.trainer.train_dataloader
+        grouped = isinstance(loader, TrainingEpoch) and loader.group
+        return loader.minibatches if grouped else super().total_train_batches
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if isinstance(batch, Minibatches):
+            batch_idx = batch.first + len(batch) - 1
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+def count_minibatches(bar: ProgressBar) -> None:
+    """Has a progress bar, of whatever class, count minibatches where they are trained on in groups."""
+    kind = type(bar)
+    bar.__class__ = type(kind.__name__, (CountsMinibatches, kind), {"__module__": kind.__module__})
 
 
 # What Lightning says under these is what somebody asked for.

@@ -15,11 +15,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from mnist_mlp.settings.composed import defaults, groups, options, without_hydra
 from mnist_mlp.settings.rules import (
     BUILT,
+    ELSEWHERE,
     GIVEN,
     GIVEN_TO_TRAINER,
     MAY_BE_NOTHING,
     OUR_DATA,
     OUR_LOSS,
+    REMOVED_FROM_TRAINER,
     TAKEN_OUT,
     TRAINER,
     Rule,
@@ -37,7 +39,8 @@ def refuse_unread(config: DictConfig) -> None:
         SettingError: there is one.
     """
     stated = defaults()
-    _refuse_keys(config, [*groups(), *(name for name in stated if name not in ("defaults", "hydra"))])
+    ours = {name: node for name, node in stated.items() if name not in ("defaults", "hydra")}
+    _refuse_keys(config, [*groups(), *ours], flatten(ours))
     for group in (*BUILT, *MAY_BE_NOTHING, "trainer", "tensorboard"):
         _refuse_group(config, group)
     for name, callback in (_raw(config, "callbacks") if config.get("callbacks") else {}).items():
@@ -53,10 +56,10 @@ def refuse_unread(config: DictConfig) -> None:
             refuse_arguments(place, node, taken)
 
 
-def _refuse_keys(config: DictConfig, known: Sequence[str]) -> None:
+def _refuse_keys(config: DictConfig, known: Sequence[str], inner: Iterable[str]) -> None:
     for key in map(str, config):
         if key not in (*known, "hydra") and not _is_referred_to(config, key):
-            problem = no_such_setting(key, known)
+            problem = no_such_setting(key, [*known, *inner])
             if HydraConfig.instance().cfg is not None and key in HydraConfig.get().runtime.choices:
                 problem = "nothing reads this group: with a first line `# @package _global_` its files set others"
             raise SettingError(key, _raw(config, key), problem)
@@ -320,8 +323,25 @@ def make_directory(path: Path, setting: str = "run_dir") -> None:
 
 def no_such_setting(setting: str, known: Collection[str], application: str = "train") -> str:
     """What to say of a setting that is not among those known, with the one that was probably meant."""
-    # The last part of the name is what is usually right: trainer.lr is meant to be optimizer.lr.
-    leaves = [name for name in known if name.rpartition(".")[2] == setting.rpartition(".")[2]]
-    close = leaves or difflib.get_close_matches(setting, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"mnist-{application} --cfg job lists them all"
+    group, _, leaf = setting.rpartition(".")
+    if group == "trainer" and leaf in REMOVED_FROM_TRAINER:
+        return f"Lightning has removed it: {REMOVED_FROM_TRAINER[leaf]}"
+    if leaf in ELSEWHERE:
+        return f"there is no setting {setting}: {ELSEWHERE[leaf]}"
+    close = _closest(group, leaf, known)
+    hint = f"did you mean {close}?" if close else f"mnist-{application} --cfg job lists them all"
     return f"there is no setting {setting}; {hint}"
+
+
+def _closest(group: str, leaf: str, known: Collection[str]) -> str | None:
+    """The name that was probably meant; None where none is close. The last part of a name is what is usually right
+    (trainer.lr is meant to be optimizer.lr), and its group is left out of the comparison: it makes all alike."""
+    leaves: dict[str, list[str]] = {}
+    for name in known:
+        leaves.setdefault(name.rpartition(".")[2], []).append(name)
+    siblings = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == group]
+    found = [leaf] if leaf in leaves else difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.75)
+    found = found or difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)
+    if not found:
+        return None
+    return next((name for name in leaves[found[0]] if name.rpartition(".")[0] == group), leaves[found[0]][0])

@@ -33,12 +33,16 @@ def refuse_derived(config: DictConfig, hydra: DictConfig | HydraConf) -> None:
     Raises:
         SettingError: a derived setting was given, or is not the name of its group's option.
     """
-    given: Any = OmegaConf.to_container(OmegaConf.structured(hydra.overrides))
+    task: Any = OmegaConf.to_container(OmegaConf.structured(hydra.overrides))["task"]  # type: ignore[index,call-overload]
+    given = {override.key_or_group: override for override in OverridesParser.create().parse_overrides(task)}
     for setting, group in DERIVED.items():
         problem = f"follows from {group}=NAME, which chooses what is run: leave it out"
-        for override in OverridesParser.create().parse_overrides(given["task"]):
-            if override.key_or_group == setting != group:
-                raise SettingError(setting, str(override.input_line).partition("=")[2], problem)
+        if setting in given and setting != group:
+            raise SettingError(setting, str(given[setting].input_line).partition("=")[2], problem)
+        if setting in config and hydra.runtime.choices.get(group) is None:  # taken out, or a list of them
+            value = str(given[group].input_line).partition("=")[2] if group in given else None
+            problem = f"must be one option, by which a run is called: {', '.join(options(group))}, or one of your own"
+            raise SettingError(group, value or None, f"{problem}; several are a sweep, as in -m {group}=ONE,OTHER")
         if setting in config and config[setting] != hydra.runtime.choices.get(group):
             raise SettingError(setting, config[setting], problem)
 

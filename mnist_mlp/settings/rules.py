@@ -120,6 +120,9 @@ RULES: dict[str, Rule] = {
         Rule(lambda value: value in ("simple", "advanced", "pytorch"), "simple, advanced or pytorch")
     ),
     "trainer.enable_checkpointing": Rule(lambda value: value is True, "true: a run is recorded by its checkpoints"),
+    "trainer.sync_batchnorm": Rule(lambda value: value is False, f"false: {ONE_DEVICE}"),
+    "trainer.use_distributed_sampler": Rule(lambda value: value is True, f"true: {ONE_DEVICE}"),
+    "trainer.enable_autolog_hparams": Rule(lambda value: value is True, "true: every logger gets the run's settings"),
     "trainer.barebones": Rule(lambda value: value is False, "false: a run is recorded, which this switches off"),
     "trainer.gradient_clip_val": _optional(ABOVE_ZERO),
     "trainer.gradient_clip_algorithm": _choice("norm", "value"),
@@ -188,7 +191,51 @@ GIVEN_TO_TRAINER = {
     "callbacks": "callbacks have a group, such as callbacks=early_stopping; another is +callbacks.NAME._target_=CLASS",
     "plugins": "its plugins write checkpoints that survive a power cut, and keep a run one process",
     "enable_progress_bar": "a run has its own line of progress; a bar is callbacks=progress_bar",
+    "default_root_dir": "run_dir names the run's directory, which holds all that it writes",
+    "model_registry": "checkpoints stay in the run's directory",
+    "limit_predict_batches": "a run predicts nothing: mnist-predict does, of a checkpoint",
     "log_every_n_steps": "metrics are of whole epochs: metrics.csv and the loggers have a row for each",
+}
+
+# Arguments that Lightning's Trainer once took, and what there is today. Lightning itself keeps no such list.
+_ACCELERATOR = "devices are chosen with trainer.accelerator=auto, cpu, gpu, cuda or mps"
+_BAR = "a bar is callbacks=progress_bar, and how often it is drawn callbacks.progress_bar.refresh_rate"
+_LIMIT = "batches are limited with +trainer.limit_train_batches, and limit_val_batches and limit_test_batches like it"
+_ROWS = "each epoch is a row of metrics.csv and of every logger"
+_WHERE = "run_dir names the run's directory, which holds all that it writes"
+REMOVED_FROM_TRAINER = {
+    **dict.fromkeys(("gpus", "tpu_cores", "ipus", "hpus", "num_tpu_cores"), _ACCELERATOR),
+    **dict.fromkeys(("auto_select_gpus",), "CUDA_VISIBLE_DEVICES in the environment chooses one of several GPUs"),
+    **dict.fromkeys(("num_processes", "num_gpus", "nb_gpu_nodes", "distributed_backend"), ONE_DEVICE),
+    **dict.fromkeys(("replace_sampler_ddp", "move_metrics_to_cpu", "multiple_trainloader_mode"), ONE_DEVICE),
+    **dict.fromkeys(("progress_bar_refresh_rate", "process_position", "show_progress_bar"), _BAR),
+    **dict.fromkeys(("train_percent_check", "val_percent_check", "test_percent_check"), _LIMIT),
+    **dict.fromkeys(("row_log_interval", "log_save_interval", "flush_logs_every_n_steps"), _ROWS),
+    **dict.fromkeys(("weights_save_path", "default_save_path"), _WHERE),
+    **dict.fromkeys(("amp_backend", "amp_level", "use_amp"), "mixed precision is +trainer.precision=bf16-mixed"),
+    **dict.fromkeys(("max_nb_epochs", "num_epochs", "epochs"), "the number of epochs is trainer.max_epochs"),
+    "resume_from_checkpoint": "a run that was stopped goes on by the same command with its run_dir",
+    "auto_lr_find": "the learning rate is optimizer.lr, and search=tpe looks for a good one",
+    "auto_scale_batch_size": "the size of a minibatch is data.batch_size, a part of what is compared",
+    "checkpoint_callback": "more checkpoints than last.ckpt and best.ckpt are callbacks=model_checkpoint",
+    "early_stop_callback": "stopping early is callbacks=early_stopping",
+    "stochastic_weight_avg": "weights are averaged with callbacks=ema",
+    "weights_summary": "the network's layers are shown with +trainer.enable_model_summary=true",
+    "track_grad_norm": "TensorBoard shows gradients with tensorboard.histograms_every=1",
+    "terminate_on_nan": "a run whose loss is not finite always ends as failed",
+    "reload_dataloaders_every_epoch": "the argument is +trainer.reload_dataloaders_every_n_epochs=1",
+    "prepare_data_per_node": ONE_DEVICE,
+    "overfit_pct": "the argument is +trainer.overfit_batches",
+    "log_gpu_memory": "memory is logged with +callbacks.NAME._target_=lightning.pytorch.callbacks.DeviceStatsMonitor",
+    "truncated_bptt_steps": "nothing here is recurrent",
+}
+
+# Names from other projects' habits, whatever group they are looked for in, and what there is here.
+_IN_MEMORY = "all images lie in memory, so there is nothing for workers to load"
+ELSEWHERE = {
+    "ckpt_path": REMOVED_FROM_TRAINER["resume_from_checkpoint"],
+    "seed_everything": "the seed is seed=0",
+    **dict.fromkeys(("num_workers", "pin_memory", "persistent_workers"), _IN_MEMORY),
 }
 
 # Lightning's own, under `scheduler`: when it is stepped.

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_mlp.settings.checks import no_such_setting
-from mnist_mlp.settings.composed import compose_config, groups
+from mnist_mlp.settings.composed import compose_config, groups, options
 from mnist_mlp.settings.rules import GIVEN_TO_TRAINER, TRAINER
 from mnist_mlp.settings.values import NonFiniteLossError, SettingError, flatten
 from mnist_mlp.signatures import parameters
@@ -82,11 +82,13 @@ def sentence(error: BaseException, application: str = "train") -> str:
         return f"{mark.name}, line {mark.line + 1}: is not YAML ({error.problem})"
     if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
         return f"a configuration file is not YAML ({' '.join(text.split())})"
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
+        there = error.options if error.options is not None else options(group) if group in groups() else []
         group = "network" if application == "backprop" and group == "model" else group
-        options_there = ", ".join(sorted(error.options))
-        return f"{group}={option}: there is no such {group.removesuffix('s')}; choose one of {options_there}"
+        choose = f"choose one of {', '.join(sorted(there))}" if there else "give the name of a file, without .yaml"
+        name = f"{group}={option}" if group else f"--config-name {option}"
+        return f"{name}: there is no such {group.removesuffix('s') or 'configuration'}; {choose}"
     if isinstance(error, OSError):
         return place_problem(error)
     if isinstance(error, OverrideParseException):

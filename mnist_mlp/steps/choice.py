@@ -41,7 +41,7 @@ STEP_HOOKS = (
     "on_before_optimizer_step",
 )
 # Of Lightning's own callbacks, those that take groups as they are, or do unless asked for more; the others step into
-# how Lightning trains. A progress bar may well count groups.
+# how Lightning trains. A progress bar is told how many minibatches a group has.
 OF_EPOCHS = (EarlyStopping, ModelSummary, OnExceptionCheckpoint, ProgressBar)
 
 
