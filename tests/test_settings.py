@@ -52,7 +52,7 @@ BAD_INPUT = {
     "trainer.accelerator=gpu": "trainer.accelerator=gpu: PyTorch finds no such device on this machine: use cpu, "
     "or auto",
     "+trainer.num_nodes=2": "trainer.num_nodes=2: must be 1: a run uses one device; a sweep puts its runs on several",
-    "+trainer.foo=3": "trainer.foo=3: there is no setting trainer.foo; did you mean trainer.steps?",
+    "+trainer.foo=3": "trainer.foo=3: there is no setting trainer.foo; mnist-train --cfg job lists them all",
     "+optimizer.betas=3": "optimizer.betas=3: torch.optim.Adam takes a list of 2: a number, a number",
     "+model.num_classes=7": "model=network_a: must be an nn.Module from images (N, 1, 28, 28) to logits (N, 10), and "
     "gives a tensor of (2, 7) for two images",

@@ -32,8 +32,9 @@ class CountsMinibatches(ProgressBar):
     @property
     def total_train_batches(self) -> int | float:
         loader = self.trainer.train_dataloader
-        grouped = isinstance(loader, TrainingEpoch) and loader.group
-        return loader.minibatches if grouped else super().total_train_batches
+        if isinstance(loader, TrainingEpoch) and loader.group:
+            return loader.minibatches
+        return super().total_train_batches
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(batch, Minibatches):
