@@ -123,9 +123,8 @@ class SweepLauncher(Launcher):
             OSError: the job's directory cannot be written.
         """
         sources = {source.provider: source for source in self.config.hydra.runtime.config_sources}
-        main, command_line = sources["main"], sources.get("command-line")
+        command_line = sources.get("command-line")
         arguments = [
-            *("--config-path", main.path if main.schema == "file" else f"{main.schema}://{main.path}"),
             *("--config-name", self.config.hydra.job.config_name),
             *(["--config-dir", command_line.path] if command_line else []),
             *job.overrides,
