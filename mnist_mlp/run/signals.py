@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,9 @@ from typing import Any, Self
 STOP_SIGNALS = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
+# `timeout` signals its child and then the child's process group, and a scheduler may do the like: a signal that comes
+# again within so many seconds is the same request.
+SAME_REQUEST = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +35,14 @@ class InterruptionError(RuntimeError):
 
 class StopSignals:
     """While this context is open, the first stop signal is noted for `check`; the second ends the process at once.
+    The same signal once more within `SAME_REQUEST` is passed over.
 
     In a thread other than the main one Python handles no signals: then they do what they did before.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._when = 0.0
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -55,9 +61,10 @@ class StopSignals:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is None:
+            self.received, self._when = signal.Signals(signum), time.monotonic()
+        elif signum != self.received or time.monotonic() - self._when > SAME_REQUEST:
             os._exit(128 + signum)
-        self.received = signal.Signals(signum)
 
     def check(self) -> None:
         """Raises: InterruptionError, where a signal has come."""

@@ -12,15 +12,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 
 from mnist_mlp.run.process import prepare_process
+from mnist_mlp.run.signals import STOP_SIGNALS
 from mnist_mlp.settings import FULL_ERROR
 from mnist_mlp.sweeps.jobs import Job
 
 GRACE = 10.0  # seconds that a job which was asked to stop may take for its current optimizer step
 LOST = 255  # what multiprocessing gives for the exit status of a process whose server has gone
+HELD_BACK = set(STOP_SIGNALS) - {signal.SIGINT}  # from the server
 PRELOADED = ["mnist_mlp.tensorboard.events", "mnist_mlp.run.provenance"]
 
 Command = Callable[[], None]
@@ -38,9 +40,13 @@ def start_server(command: Command, threads: int | None, portable: bool) -> None:
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         os.environ["PYTHONSAFEPATH"] = "1"  # the server would import a random.py of the working directory's
         multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, command.__module__])
-        # The server ignores Ctrl-C, which reaches it as well.
+        # The server outlives what stops the sweep and reaches it as well, from a terminal or `timeout`: only it knows
+        # how the jobs end. It ignores Ctrl-C; the others wait, so that none is lost to this process or to a job.
+        resource_tracker.ensure_running()  # else the server starts it, and it lets signals through again
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         forkserver.ensure_running()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
         signal.signal(signal.SIGINT, interrupt)
 
 
@@ -112,6 +118,7 @@ def _run_job(command: Command, arguments: list[str], log: Path, gpu: str | None)
     """One job, in its own process: `mnist-train` with these arguments."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C then reaches the sweep's process only, which asks the jobs to stop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     threading.Thread(target=_stop_without_parent, daemon=True).start()

@@ -24,7 +24,20 @@ def test_the_first_signal_is_noted_and_handlers_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_comes_again_at_once_is_the_same_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ended = [5.0], list[int]()
+    monkeypatch.setattr("mnist_mlp.run.signals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mnist_mlp.run.signals.os._exit", ended.append)
+    with StopSignals() as signals:
+        for now[0], signum in ((5, 15), (5.002, 15), (5.9, 15)):  # as `timeout` sends it
+            signal.raise_signal(signum)
+        assert (signals.received, ended) == (signal.SIGTERM, [])
+        for now[0], signum in ((5.9, 2), (6.1, 15)):  # another one, and one that somebody meant
+            signal.raise_signal(signum)
+    assert ended == [130, 143]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_the_second_signal_ends_the_process_at_once(signum: signal.Signals) -> None:
     code = (
         "import os, time; from mnist_mlp.run.signals import StopSignals\n"

@@ -135,7 +135,10 @@ def test_stopped_and_killed_sweeps_end_like_one_that_was_left_alone(
         with started(arguments, tmp_path) as process:
             until(lambda: all(epochs(directory / f"seed={seed}") for seed in (0, 1)), "an epoch of each")
             run_some_epochs()
+            group = processes(tmp_path).keys() - jobs_of(process, tmp_path)
             process.send_signal(signum)
+            for pid in group if signum == signal.SIGTERM else ():  # `timeout` has its child's group follow
+                os.kill(pid, signum)
             _, told = process.communicate(timeout=120)
             assert process.returncode == status
             assert not processes(tmp_path)
