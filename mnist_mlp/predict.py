@@ -16,7 +16,9 @@ from mnist_mlp.settings import SettingError, make_directory, one_sentence
 from mnist_mlp.surroundings import import_from_here
 
 SHADES = {"utf-8": " ░▒▓█", "ascii": " .:*#"}  # of a terminal that shows a field, by what it can print
-SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff")  # what a PNG and a JPEG begin with
+IMAGE_NAMES, CHECKPOINT_NAMES = (".png", ".jpg", ".jpeg"), (".ckpt", ".pt", ".pth", ".safetensors")
+IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff")  # what a PNG and a JPEG begin with
+CHECKPOINT_SIGNATURE = b"PK\3\4"  # PyTorch's files are zip archives
 
 
 def main() -> None:
@@ -69,26 +71,31 @@ def divide(paths: list[Path]) -> tuple[Path | None, list[Path]]:
     """The checkpoint, or None where the first path is an image, and the images, each once.
 
     Raises:
-        SettingError: there is no image.
+        SettingError: there is no image, or the only path is that of neither.
     """
     first, *others = paths
-    if _is_image(first):
+    if _is_one(first, IMAGE_NAMES, IMAGE_SIGNATURES):
         return None, list(dict.fromkeys(paths))
     if not others:
-        raise SettingError("IMAGE", None, f"give at least one PNG or JPEG (after {first}, if that is a checkpoint)")
+        if _is_one(first, CHECKPOINT_NAMES, (CHECKPOINT_SIGNATURE,)):
+            raise SettingError("IMAGE", None, f"give at least one PNG or JPEG after the checkpoint {first}")
+        there = first.exists()
+        raise SettingError(
+            "IMAGE", first, "is neither a PNG or JPEG nor a checkpoint" if there else "there is no such file"
+        )
     return first, list(dict.fromkeys(others))
 
 
-def _is_image(path: Path) -> bool:
-    """By its name, or where that says nothing, by what it begins with."""
-    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+def _is_one(path: Path, names: tuple[str, ...], signatures: tuple[bytes, ...]) -> bool:
+    """Whether a file is of a kind: by its name, or where that says nothing, by what it begins with."""
+    if path.suffix.lower() in names:
         return True
     try:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return file.read(8).startswith(SIGNATURES)
-    except OSError:  # said where it is read as a checkpoint
+            return file.read(8).startswith(signatures)
+    except OSError:  # said where it is read
         return False
 
 

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 
 from mnist_mlp.digits import field_of, read_image
 from mnist_mlp.evaluate import load_classifier
-from mnist_mlp.predict import blocks, predict
+from mnist_mlp.predict import blocks, divide, predict
 from mnist_mlp.settings import SettingError
 
 Finished = tuple[Path, dict[str, Any]]
@@ -234,10 +235,19 @@ def test_a_field_is_shown_with_what_the_terminal_has() -> None:
     assert blocks(field, "ANSI_X3.4-1968").splitlines()[1] == "##::.."
 
 
-def test_a_checkpoint_alone_is_one_sentence(command: Command) -> None:
-    done = command("mnist-predict", "best.ckpt")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "IMAGE=null: give at least one PNG or JPEG (after best.ckpt, if that is a checkpoint)\n"
+def test_one_path_that_is_no_image_is_one_sentence(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("a text")
+    checkpoint = shutil.copy(finished[0] / "checkpoints" / "best.ckpt", tmp_path / "unnamed")
+    for path, expected in (
+        (Path("best.ckpt"), "IMAGE=null: give at least one PNG or JPEG after the checkpoint best.ckpt"),
+        (checkpoint, f"IMAGE=null: give at least one PNG or JPEG after the checkpoint {checkpoint}"),
+        (tmp_path / "README.md", f"IMAGE={tmp_path}/README.md: is neither a PNG or JPEG nor a checkpoint"),
+        (tmp_path, f"IMAGE={tmp_path}: is neither a PNG or JPEG nor a checkpoint"),
+        (Path("nowhere"), "IMAGE=nowhere: there is no such file"),
+    ):
+        with pytest.raises(SettingError) as refused:
+            divide([path])
+        assert str(refused.value) == expected
 
 
 def test_help_does_not_import_torch() -> None:
