@@ -1,6 +1,7 @@
 """`mnist-tensorboard DIR`: TensorBoard on the runs under a directory, set up for sweeps of hundreds of them."""
 
 import argparse
+import errno
 import json
 import os
 import socket
@@ -59,6 +60,8 @@ def refuse(directory: Path, port: int) -> None:
     Raises:
         SettingError: DIR is a file, or the port cannot be used.
     """
+    if not directory.exists():
+        print(f"There is no directory {directory} yet", flush=True)
     if directory.exists() and not directory.is_dir():
         raise SettingError("DIR", directory, "is a file: give a run, a sweep or any directory above them")
     if not 0 <= port < 2**16:
@@ -68,7 +71,8 @@ def refuse(directory: Path, port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise SettingError("--port", port, f"cannot be used ({error.strerror}): give another one") from error
+            taken = "another TensorBoard may be running there; " if error.errno == errno.EADDRINUSE else ""
+            raise SettingError("--port", port, f"cannot be used ({error.strerror}): {taken}give another one") from error
 
 
 def serve(directory: Path, port: int) -> None:
@@ -119,8 +123,6 @@ def contents(directory: Path) -> str:
     lines = [f"{shown} run{'' if shown == 1 else 's'} under {directory}"]
     if not shown:
         lines = [f"There are no runs to show under {directory} yet: they appear here as they start"]
-    if not directory.exists():
-        lines = [f"There is no directory {directory} yet: runs appear here as they start"]
     if without:
         lines.append(f"{without} more without event files, not shown")
     lines += [

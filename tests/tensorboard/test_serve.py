@@ -150,9 +150,12 @@ def test_what_cannot_be_served_is_one_sentence(command: Command, tmp_path: Path)
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        done = command("mnist-tensorboard", ".", "--port", str(port))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"--port={port}: cannot be used (Address already in use): give another one\n"
+        done = command("mnist-tensorboard", "nosuch", "--port", str(port))
+    assert (done.returncode, done.stdout) == (1, "There is no directory nosuch yet\n")
+    assert done.stderr == (
+        f"--port={port}: cannot be used (Address already in use): another TensorBoard may be running there; give "
+        "another one\n"
+    )
     (tmp_path / "file").touch()
     for arguments, sentence in (
         (["file"], "DIR=file: is a file: give a run, a sweep or any directory above them\n"),
