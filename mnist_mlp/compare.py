@@ -1,4 +1,4 @@
-"""`mnist-compare RUN RUN`: in what two runs differ, and whether that was to be expected. Runs nothing."""
+"""`mnist-compare RUN_DIR RUN_DIR`: in what two runs differ, and whether that was to be expected. Runs nothing."""
 
 import argparse
 import os
@@ -28,8 +28,8 @@ def main() -> None:
         prog="mnist-compare",
         description="Says in what two runs differ: the first epoch, settings, versions, device, commit, curves.",
     )
-    parser.add_argument("one", metavar="RUN", type=Path, help="a run's directory")
-    parser.add_argument("other", metavar="RUN", type=Path, help="another one")
+    parser.add_argument("one", metavar="RUN_DIR", type=Path, help="a run's directory")
+    parser.add_argument("other", metavar="RUN_DIR", type=Path, help="another one")
     parser.add_argument("--epochs", metavar="N", type=int, help="compare the first N epochs only")
     arguments = parser.parse_args()
     with one_sentence():
@@ -46,7 +46,7 @@ class Recorded:
         SettingError: there is no such run, or it cannot be read.
     """
 
-    def __init__(self, path: Path, setting: str = "RUN") -> None:
+    def __init__(self, path: Path, setting: str = "RUN_DIR") -> None:
         self.path = path
         self.config = load_settings(path, setting)
         self.record = read_record(path)
@@ -193,7 +193,12 @@ class Pair:
             texts = [read_file(path) if path.exists() else b"" for path in (before, now)]
         except OSError as error:
             return [f"  uncommitted changes: {error.filename} cannot be read ({error.strerror})"]
-        return [] if texts[0] == texts[1] else [f"  uncommitted changes: compare {before} with {now}"]
+        if texts[0] == texts[1]:
+            return []
+        if not (before.exists() and now.exists()):
+            then, since = (path if path.exists() else "none recorded" for path in (before, now))
+            return [f"  uncommitted changes: {then}, {self.now} {since}"]
+        return [f"  uncommitted changes: compare {before} with {now}"]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

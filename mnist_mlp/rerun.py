@@ -97,7 +97,7 @@ def rerun(
         SettingError: there is no such run, no such epoch or no such setting, or the rerun could not be made.
         InterruptionError: a signal asked the rerun to stop.
     """
-    before = Recorded(run, "RUN_DIR")
+    before = Recorded(run)
     config, count = before.config.copy(), len(before.epochs)
     if not trust:
         refuse_untrusted(config, run)

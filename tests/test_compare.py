@@ -63,7 +63,7 @@ def test_a_run_is_identical_with_itself_and_with_its_first_epochs(command: Comma
     assert len(done.stdout.splitlines()) == 3
     assert Pair(Recorded(finished[0]), Recorded(finished[0]), 2).verdict == "identical: the first 2 epochs"
     for arguments, expected in (
-        (["nowhere", str(finished[0])], "RUN=nowhere/config.yaml: cannot be read"),
+        (["nowhere", str(finished[0])], "RUN_DIR=nowhere: there is no such directory\n"),
         ([str(finished[0]), str(finished[0]), "--epochs", "4"], "--epochs=4: must lie between 1 and 3"),
     ):
         done = command("mnist-compare", *arguments)
@@ -109,6 +109,16 @@ def test_whether_a_difference_was_to_be_expected(
     pair = Pair(Recorded(one), Recorded(other))
     assert pair.verdict == "different: weights_sha256: 0, other 1"
     assert f"that was {expected.format(one='one', other='other')}" in pair.circumstances()[0]
+
+
+def test_only_a_record_of_changes_that_is_there_is_named(edited: Any, tmp_path: Path) -> None:
+    clean = {"commit": "c0ffee", "dirty": False}
+    one, other = (Recorded(edited(name, git=clean)) for name in ("one", "other"))
+    assert Pair(one, other).circumstances() == []
+    there = tmp_path / "other" / "uncommitted.diff"
+    there.write_text("a change")
+    assert Pair(one, other, now="now").circumstances() == [f"  uncommitted changes: none recorded, now {there}"]
+    assert Pair(other, one).circumstances() == [f"  uncommitted changes: {there}, other none recorded"]
 
 
 def test_what_cannot_be_compared_is_one_sentence(finished: Finished, tmp_path: Path) -> None:

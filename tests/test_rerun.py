@@ -162,7 +162,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command: Command, finished
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "config.yaml").write_text("- a: [")
     for arguments, expected in (
-        (["nowhere"], "RUN_DIR=nowhere/config.yaml: cannot be read (No such file or directory)"),
+        (["nowhere"], "RUN_DIR=nowhere: there is no such directory\n"),
         (["empty"], "RUN_DIR=empty/config.yaml: cannot be read (No such file or directory)"),
         (["odd"], "RUN_DIR=odd/config.yaml: is not YAML (while parsing"),
         ([run_dir, "--run-dir", run_dir], f"--run-dir={run_dir}: must lie outside {run_dir}, which is only read"),

@@ -305,8 +305,14 @@ def load_settings(path: Path, setting: str) -> DictConfig:
     """The `config.yaml` in the directory `path`, to run it again; `setting` is what to call the directory.
 
     Raises:
-        SettingError: it cannot be read, or does not say all that a run needs.
+        SettingError: there is no such directory, or the file cannot be read, or does not say all that a run needs.
     """
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise SettingError(setting, path, "there is no such directory") from error
+    except OSError:  # said where the file is read
+        pass
     config = load_yaml(path / "config.yaml", setting)
     _refuse_settings(parse_yaml(read_file(path / "config.yaml")), setting, path / "config.yaml")
     return config
