@@ -117,7 +117,7 @@ def test_every_room_is_in_the_table() -> None:
 def test_the_first_table_is_that_of_the_records() -> None:
     """Original and here, by hand in README: the last epoch of the committed runs of 500 epochs."""
     heading, *rows = re.findall(r"^\| (.*) \|$", README.partition("## Quick start")[0], re.MULTILINE)
-    count = int(re.findall(r"After 500 epochs, n = (\d+)", heading)[0])
+    count = int(re.findall(r"After 500 epochs, (\d+) seeds", heading)[0])
     with (ROOT / "logs" / "paper" / "results.csv").open() as file:
         all_runs = list(csv.DictReader(file))
     runs = [run for run in all_runs if run["epochs"] == "500"]

@@ -124,9 +124,9 @@ def in_short(evidence: Evidence, runs: Sequence[Run]) -> str:
         accuracy, loss = (quantity.mean(ours) + many for quantity in (FINAL_ACCURACY, FINAL_LOSS))
         rows.append((name, str(told.final_accuracy), accuracy, str(told.val_loss), loss))
     rows += _at_their_best(runs)
-    n = f", n = {len(next(iter(shown.values())))}" if same else ""
+    n = f", {len(next(iter(shown.values())))} seeds" if same else ""
     heading = ("original accuracy, %", "accuracy here, %", "original loss", "loss here")
-    return markdown_table((f"After {LAST} epochs{n}", *heading), rows)
+    return markdown_table((f"After {LAST} epochs{n}, unless it says otherwise", *heading), rows)
 
 
 def _at_their_best(runs: Sequence[Run]) -> list[tuple[str, ...]]:

@@ -469,7 +469,8 @@ def _in_short(
             [
                 in_short(evidence, [run for row in rows for run in row.runs]),
                 "Accuracy and loss are of the validation set, ours mean ± standard deviation over the seeds. "
-                f"{_counts(claims)} Each with the number that decides it, every figure and test: {where}.",
+                f"{_counts(claims)} The {where} gives for each the test and the number that decide it; and every "
+                "figure.",
             ]
         )
     shown = [FINAL_ACCURACY, BEST_ACCURACY, FINAL_LOSS]

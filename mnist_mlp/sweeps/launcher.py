@@ -122,11 +122,10 @@ class SweepLauncher(Launcher):
         Raises:
             OSError: the job's directory cannot be written.
         """
-        sources = {source.provider: source for source in self.config.hydra.runtime.config_sources}
-        command_line = sources.get("command-line")
+        sources = self.config.hydra.runtime.config_sources
         arguments = [
             *("--config-name", self.config.hydra.job.config_name),
-            *(["--config-dir", command_line.path] if command_line else []),
+            *(f"--config-dir={source.path}" for source in sources if source.provider == "command-line"),
             *job.overrides,
             f"run_dir={as_override(job.path)}",
         ]
