@@ -42,7 +42,7 @@ BAD_INPUT = {
     "optimizer.lr=0.1": "optimizer.lr=0.1: is what the search looks for: leave it out, or say "
     "search.space.optimizer.lr=null",
     "+search.space.optimizer.rate={low: 1, high: 2}": "search.space.optimizer.rate={low:1,high:2}: there is no "
-    "setting optimizer.rate; did you mean",
+    "setting optimizer.rate; mnist-train --cfg job lists them all",
     "+search.space.trainer.lr={low: 1, high: 2}": "search.space.trainer.lr={low:1,high:2}: there is no setting "
     "trainer.lr; did you mean optimizer.lr?",
     "+search.space.data.test_size={low: 1, high: 2}": "search.space.data.test_size={low:1,high:2}: cannot "
