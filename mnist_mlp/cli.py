@@ -157,9 +157,8 @@ def _no_run(name: str | None, directory: str | None) -> str | None:
 def _place(override: str) -> str:
     """An override that names a place: with the home directory for ~, and quoted where Hydra's grammar asks for it."""
     name, equals, value = override.partition("=")
-    if (
-        name.lstrip("+") not in PATHS or value.lower() == "null" or not re.fullmatch(r"[^'\"\[{$(,][^$(,]*", value)
-    ):  # quoted, or several
+    plain = re.fullmatch(r"[^'\"\[{$(,][^$(,]*", value)  # neither quoted nor several
+    if name.lstrip("+") not in PATHS or not plain or value.lower() == "null":
         return override
     return f"{name}{equals}{as_override(os.path.expanduser(value))}"
 
