@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import errno
+import gc
 import io
 import os
 import signal
@@ -55,8 +56,8 @@ def _named() -> Iterator[None]:
 
 
 def settle_in() -> None:
-    """Makes this process one that draws no windows, and whose standard streams can be used. For a command's own
-    process, before anything that draws is imported."""
+    """Makes this process one that draws no windows, whose standard streams can be used, and that ends quickly. For a
+    command's own process, before anything that draws is imported."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook names one that may not be installed here
     _open_streams()
     for name, kind, lines in (("stdout", Output, False), ("stderr", Patient, True)):
@@ -69,6 +70,14 @@ def settle_in() -> None:
             _KEPT.append(stream)
     if len(_KEPT) == 2:
         atexit.register(_flush)
+        atexit.register(_leave_memory)  # before the flush, since a __del__ may print
+
+
+def _leave_memory() -> None:
+    """Leaves what is in memory to the system. Else Python, at its end, goes through all that PyTorch and Lightning have
+    made, which takes more than a second."""
+    gc.collect()  # what nobody refers to any more: a class of the user's may have a __del__
+    gc.freeze()
 
 
 def _open_streams() -> None:

@@ -4,6 +4,7 @@ PyTorch and Lightning take some seconds of a processor to import. What is tested
 imports or what the interpreter reads from the environment, takes the fixture `script` instead.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -124,6 +125,8 @@ def serve(descriptor: int) -> None:
     prepare_process(threads=None, portable=True)
     for module in MODULES:
         importlib.import_module(f"mnist_mlp.{module}")
+    gc.collect()
+    gc.freeze()  # else each fork copies all of this memory, to see at its end that none of it is garbage
     connection = socket.socket(fileno=descriptor)
     requests, running = connection.makefile("r"), dict[int, int]()
 

@@ -33,6 +33,16 @@ def printed(redirection: str, then: str = "", **environment: str) -> "subprocess
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=changed)
 
 
+def test_what_a_class_of_the_users_does_when_it_goes_is_done_at_the_end() -> None:
+    code = (
+        "class Callback:\n    def __del__(self): print('gone')\n"
+        "def command():\n    callback = Callback()\n    callback.trainer = [callback]\n"
+        "from mnist_mlp.surroundings import settle_in; settle_in(); command()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    assert done.stdout == "gone\n"
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_output_is_a_sentence(unbuffered: str) -> None:
     code = "from mnist_mlp.settings import one_sentence\nwith one_sentence():\n    print('x')\n"
