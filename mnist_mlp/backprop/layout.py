@@ -241,6 +241,11 @@ class Layout:
                 settle(layer, both)
         for layer in self.layers:  # at last each in the middle of what it is computed from
             settle(layer, self.left)
+        self._stack_bands(y, heights)
+        return [self.height - place for place in y]
+
+    def _stack_bands(self, y: list[float], heights: list[float]) -> None:
+        """Moves each band below the one before it, in `y`, which counts downwards; sets the height of the picture."""
         self.height = TITLE + MARGIN
         for band in range(self.bands):
             stops = [stop for stop, depth in enumerate(self.depth) if self.band_of[depth] == band]
@@ -249,7 +254,6 @@ class Layout:
             for stop in stops:
                 y[stop] += self.height - top
             self.height += bottom - top + (BETWEEN if band < self.bands - 1 else TITLE + MARGIN)
-        return [self.height - place for place in y]
 
     def _sides_of_layers(self, widths: list[float], stretch: float) -> tuple[list[float], list[float]]:
         """Where each layer begins and ends, with room for the edges' texts between two; sets the picture's width."""

@@ -75,12 +75,15 @@ def fault(value: Any, kind: Kind, name: str = "") -> str | None:
     else:
         if not isinstance(value, Mapping):
             return f"{name}={short(value)}, which must have fields".removeprefix("=")
-        missing = [key for key in kind if key not in value and key != OTHERS] if isinstance(kind, Whole) else []
-        if missing:
-            return f"there is no {f'{name}.{missing[0]}'.lstrip('.')}"
-        fields = {key: kind.get(key, kind.get(OTHERS)) for key in value}
-        items = [(value[key], of, f"{name}.{key}".lstrip(".")) for key, of in fields.items() if of is not None]
+        if isinstance(kind, Whole) and (missing := [key for key in kind if key not in {*value, OTHERS}]):
+            return f"there is no {_field(name, missing[0])}"
+        known = [(key, kind.get(key, kind.get(OTHERS))) for key in value]
+        items = [(value[key], of, _field(name, key)) for key, of in known if of is not None]
     return next((found for item in items if (found := fault(*item)) is not None), None)
+
+
+def _field(name: str, key: object) -> str:
+    return f"{name}.{key}".lstrip(".")
 
 
 def short(value: Any) -> str:

@@ -47,7 +47,7 @@ class Step:
     errors: int = field(default=0)
 
 
-def oracle_step(
+def oracle_step(  # noqa: C901  # one step, written down as its formulas are
     model: MLP,
     optimizer: torch.optim.Optimizer,
     images: Array,
