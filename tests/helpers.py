@@ -42,6 +42,15 @@ def configuration(experiment: str, model: str) -> str:
     return json.dumps(OmegaConf.to_container(config))
 
 
+def write_run(path: Path, rows: list[dict[str, Any]], config: Any, record: dict[str, Any]) -> None:
+    """A run directory as its record is kept: metrics.csv with a row for each epoch, config.yaml and run.json."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "metrics.csv").write_text(metrics_csv(rows))
+    (path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    record = {"status": "completed", "epochs": len(rows), "final": rows[-1]} | record
+    (path / "run.json").write_text(json.dumps(record))
+
+
 def make_run(
     root: Path,
     experiment: str,
@@ -55,7 +64,6 @@ def make_run(
 ) -> Path:
     """A run directory under `root`; `val_loss=0.1` is a column, of one value or of one for each epoch."""
     path = root / f"{experiment}-{network}-{seed}-{epochs}-{len(list(root.iterdir()))}"
-    path.mkdir(parents=True)
     table = {column: np.full(epochs, 0.1) for column in COLUMNS}
     table["epoch"] = np.arange(1, epochs + 1)
     given = {name.replace("_", "/", 1): curve for name, curve in curves.items()}
@@ -65,7 +73,6 @@ def make_run(
         assert column in COLUMNS
         table[column] = np.broadcast_to(curve, epochs)
     rows = [{column: values[epoch].item() for column, values in table.items()} for epoch in range(epochs)]
-    (path / "metrics.csv").write_text(metrics_csv(rows))
     config = json.loads(configuration(experiment, MODELS[network]))
     config |= {"seed": seed}
     config["data"]["seed"] = seed
@@ -73,10 +80,8 @@ def make_run(
     for name, changed in (settings or {}).items():
         group, _, leaf = name.rpartition(".")
         (config[group] if group else config)[leaf] = changed
-    (path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
-    record = {"status": status, "experiment": experiment, "model": MODELS[network], "seed": seed, "epochs": epochs}
-    record |= {"test": {"last": {"accuracy": test}}}
-    (path / "run.json").write_text(json.dumps(record))
+    record = {"status": status, "experiment": experiment, "model": MODELS[network], "seed": seed}
+    write_run(path, rows, config, record | {"test": {"last": {"accuracy": test}}})
     return path
 
 

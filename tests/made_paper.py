@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from helpers import make_run
 
-from mnist_mlp.run.records import last_row
-
 LONG = ("baseline", "dropout_scheduler", "dropout_as_run")
 
 
@@ -56,6 +54,5 @@ def make_paper(root: Path, seeds: int = 3, long: int = 500, short: int = 100) ->
                 )
                 best = {"epoch": int(accuracy.argmax()) + 1, "val/accuracy": float(accuracy.max())}
                 record = json.loads((path / "run.json").read_text()) | {"best": best, "wall_seconds": 60.0 + seed}
-                record["final"] = last_row(path)
                 (path / "run.json").write_text(json.dumps(record))
     return root

@@ -31,6 +31,16 @@ def edited(finished: Finished, tmp_path: Path) -> Any:
     return make
 
 
+def test_a_recorded_setting_that_refers_to_nothing_is_one_sentence(finished: Finished, tmp_path: Path) -> None:
+    content = (finished[0] / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(content.replace("strategy: auto", "strategy: ${a}"))
+    with pytest.raises(SettingError) as refused:
+        Recorded(tmp_path)
+    assert str(refused.value) == (
+        f"RUN_DIR={tmp_path / 'config.yaml'}: holds what cannot be used (Interpolation key 'a' not found)"
+    )
+
+
 def test_two_runs_side_by_side(command: Command, run: Runner, finished: Finished) -> None:
     other, _ = run("experiment=dropout_as_run", "optimizer.lr=0.01", "trainer.max_epochs=2")
     done = command("mnist-compare", str(finished[0]), str(other))

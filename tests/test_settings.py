@@ -17,6 +17,8 @@ from mnist_mlp.settings import (
     name_sweep_jobs,
     one_sentence,
     rules_of,
+    sentence,
+    settle,
 )
 
 # What a user types, and the sentence they get.
@@ -133,6 +135,40 @@ def test_rules(setting: str, value: object) -> None:
     OmegaConf.update(config, setting, value)
     with pytest.raises(SettingError, match=f"{setting}="):
         check(config)
+
+
+@pytest.mark.parametrize(
+    ("group", "settings", "problem"),
+    [
+        ("optimizer", {"_partial_": {"a": 1}}, r"optimizer\._partial_=\{a:1\}: must be true or false"),
+        ("optimizer", {"_partial_": False}, r"optimizer\._partial_=false: must be true: the run gives it the param"),
+        ("data", {"_partial_": True}, r"data\._partial_=true: must be left out"),
+        ("callbacks", {"a": {"_target_": "b.C", "_partial_": True}}, r"callbacks\.a\._partial_=true: must be left out"),
+        ("metrics", {"a": {"_target_": "b.C", "_convert_": "x"}}, r"metrics\.a\._convert_=x: must be one of none, par"),
+        ("model", {"_recursive_": 3}, r"model\._recursive_=3: must be true or false"),
+        ("model", {"_args_": 3}, r"model\._args_=3: must be a list"),
+    ],
+)
+def test_hydras_own_keys_have_rules_too(group: str, settings: dict[str, Any], problem: str) -> None:
+    config = compose_config([])
+    config[group] = OmegaConf.merge(config[group], settings)
+    with pytest.raises(SettingError, match=problem):
+        check(config)
+
+
+@pytest.mark.parametrize("group", ["scheduler", "callbacks", "logger", "metrics", "search"])
+def test_a_group_that_is_null_is_an_empty_one(group: str) -> None:
+    config = compose_config(["trainer.steps=native"])
+    config[group] = None
+    settle(config)
+    assert config[group] == {}
+
+
+def test_no_word_of_a_sentence_fills_a_screen() -> None:
+    told = sentence(SettingError("CHECKPOINT", "c.ckpt", f"is of {'a' * 3000}: give --model"))
+    assert told == f"CHECKPOINT=c.ckpt: is of {'a' * 300}...{'a' * 99}: give --model"
+    path = f"/{'directory/' * 50}"
+    assert path in sentence(SettingError("run_dir", path, "cannot be written"))
 
 
 def test_ctrl_c_ends_a_command_quietly(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,9 +18,12 @@ from mnist_mlp.settings.rules import (
     ELSEWHERE,
     GIVEN,
     GIVEN_TO_TRAINER,
+    HYDRAS,
     MAY_BE_NOTHING,
+    NAMED,
     OUR_DATA,
     OUR_LOSS,
+    PARTIAL,
     REMOVED_FROM_TRAINER,
     TAKEN_OUT,
     TRAINER,
@@ -52,8 +55,22 @@ def refuse_unread(config: DictConfig) -> None:
         if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
             problem = "must be the full name of a class, such as torch.optim.Adam"
             raise SettingError(f"{place}._target_", target, problem)
+        _refuse_hydras(place, node)
         if (taken := parameters(target)) is not None:
             refuse_arguments(place, node, taken)
+
+
+def _refuse_hydras(place: str, node: DictConfig) -> None:
+    """Looks among Hydra's own keys, which say how a class is built, for one that cannot be."""
+    for name, rule in HYDRAS.items():
+        if name in node and not rule.accepts(value := _raw(node, name)):
+            raise SettingError(f"{place}.{name}", value, f"must be {rule.wanted}")
+    group, _, name = place.partition(".")
+    partial = node.get("_partial_")
+    if place in PARTIAL and not partial and str(node["_target_"]).startswith("torch.optim."):
+        raise SettingError(f"{place}._partial_", partial, f"must be true: the run gives it {PARTIAL[place]}")
+    if partial and (place in set(BUILT) - PARTIAL.keys() or (group in NAMED and name.isidentifier())):
+        raise SettingError(f"{place}._partial_", partial, "must be left out: a run takes the object, as it is built")
 
 
 def _refuse_keys(config: DictConfig, known: Sequence[str], inner: Iterable[str]) -> None:
@@ -252,7 +269,7 @@ def single_steps(config: DictConfig) -> str | None:
         if not _whole_run(name, value):
             return f"trainer.{name}={spelled(value)} is for steps that Lightning makes one by one"
     for name, usual in (("interval", "epoch"), ("frequency", 1)):
-        value = config.get("scheduler", {}).get(name, usual)
+        value = (config.get("scheduler") or {}).get(name, usual)
         if value != usual:
             return f"scheduler.{name}={value} is for steps that Lightning makes one by one"
     return None

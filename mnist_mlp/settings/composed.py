@@ -99,9 +99,12 @@ def load_yaml(path: Path, setting: str) -> DictConfig:
     try:
         content = read_file(path)
         config = OmegaConf.create(content.decode() if isinstance(parse_yaml(content), dict) else "")
+        OmegaConf.to_container(config, resolve=True)  # whoever reads a value later need not expect that it fails
     except OSError as error:
         raise SettingError(setting, path, f"cannot be read ({error.strerror})") from error
-    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
+        raise SettingError(setting, path, f"holds what cannot be used ({str(error).splitlines()[0]})") from error
+    except (ValueError, yaml.YAMLError) as error:
         raise SettingError(setting, path, f"is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, DictConfig) or config.is_empty():
         raise SettingError(setting, path, "holds no settings")

@@ -181,8 +181,17 @@ CLASS_RULES: dict[str, dict[str, Rule]] = {
         "monitor": TEXT,
     },
 }
+# Hydra's own, beside the arguments of whatever class a group names: how it is built.
+HYDRAS: dict[str, Rule] = {
+    "_partial_": TRUTH,
+    "_recursive_": TRUTH,
+    "_convert_": _choice("none", "partial", "object", "all"),
+    "_args_": Rule(lambda value: isinstance(value, list), "a list of arguments"),
+}
 BUILT = ("data", "model", "loss", "optimizer", "scheduler")  # groups that name the class they build
-MAY_BE_NOTHING = ("scheduler", "callbacks", "search")  # what is null, or left out, is the same as an empty group
+NAMED = ("callbacks", "logger", "metrics")  # groups of any number of such, each with a name of its own
+PARTIAL = {"optimizer": "the parameters", "scheduler": "the optimizer"}  # and what a run gives each of them
+MAY_BE_NOTHING = ("scheduler", "search", *NAMED)  # null, or left out, is as an empty group
 
 # Arguments of the Trainer that a run gives it itself, and what to use in their place.
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"

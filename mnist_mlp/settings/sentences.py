@@ -24,6 +24,8 @@ from mnist_mlp.surroundings import CLOSED_PIPE, OUTPUT, PLACE_ERRORS, place_prob
 # Set by the user to see tracebacks; read once, because `one_sentence` sets it for Hydra.
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
+LONG_WORD = re.compile(r"(\S{300})\S{200,}(\S{100})")  # longer than paths are; a damaged file may hold any
+
 
 @contextmanager
 def one_sentence(application: str = "train") -> Iterator[None]:
@@ -71,7 +73,11 @@ def end(error: Exception, application: str = "train") -> NoReturn:
 
 
 def sentence(error: BaseException, application: str = "train") -> str:
-    """One sentence for an exception of ours, of Hydra's or of OmegaConf's."""
+    """One sentence for an exception of ours, of Hydra's or of OmegaConf's; no word in it fills a screen."""
+    return LONG_WORD.sub(r"\1...\2", _sentence(error, application))
+
+
+def _sentence(error: BaseException, application: str) -> str:
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, SettingError):
         error = error.__cause__
     if isinstance(error, SettingError):

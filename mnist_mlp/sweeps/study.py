@@ -72,8 +72,11 @@ def open_study(path: Path, direction: Direction | None = None) -> tuple["Study",
         with closing(sqlite3.connect(path)) as database:  # Optuna makes what is missing, and does not see what is wrong
             (state,) = database.execute("pragma quick_check").fetchone()
             database.execute("select 1 from studies")
+            orphan = database.execute("pragma foreign_key_check").fetchone()
         if state != "ok":
             raise ValueError(state)
+        if orphan is not None:
+            raise ValueError(f"a row of {orphan[0]} belongs to one of {orphan[2]} that is missing")
         storage = optuna.storages.RDBStorage(url)
         study = optuna.load_study(study_name="search", storage=storage)
         _check(study)

@@ -11,9 +11,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from helpers import Command
+from helpers import Command, write_run
 from made_paper import make_paper
-from omegaconf import OmegaConf
 
 from mnist_mlp.report import page
 from mnist_mlp.report.claims import judge
@@ -22,7 +21,6 @@ from mnist_mlp.report.evidence import Evidence
 from mnist_mlp.report.html import to_html
 from mnist_mlp.report.readme import BEGIN, END, write_readme
 from mnist_mlp.report.sheet import VERDICTS, p_text
-from mnist_mlp.run.directory import metrics_csv
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.run.records import read_runs
 from mnist_mlp.settings import SettingError, compose_config
@@ -43,17 +41,15 @@ def make_run(
     ]
     for row in rows:
         row["lr"] = 0.001
-    path.mkdir(parents=True)
-    (path / "metrics.csv").write_text(metrics_csv(rows))
     overrides = (f"experiment={experiment}", f"model={model}", f"seed={seed}", f"trainer.max_epochs={epochs}")
-    (path / "config.yaml").write_text(OmegaConf.to_yaml(compose_config([*overrides, "run_dir=somewhere", *changed])))
+    config = compose_config([*overrides, "run_dir=somewhere", *changed])
     best = max(rows, key=lambda row: row["val/accuracy"])
     test = {name: random.random() for name in ("accuracy", "precision", "recall", "f1", "loss")}
-    record: dict[str, Any] = {"status": "completed", "experiment": experiment, "model": model, "seed": seed}
-    record |= {"epochs": epochs, "final": rows[-1], "test": {"last": test, "best": test}, "wall_seconds": 60.0 + seed}
+    record: dict[str, Any] = {"experiment": experiment, "model": model, "seed": seed, "wall_seconds": 60.0 + seed}
+    record |= {"test": {"last": test, "best": test}}
     record |= {"best": {"epoch": best["epoch"], "val/accuracy": best["val/accuracy"]}, "threads": 1}
     record |= {"device": "cpu (Abacus)", "git": {"commit": "0123456789abcdef", "dirty": True}}
-    (path / "run.json").write_text(json.dumps(record | entries))
+    write_run(path, rows, config, record | entries)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Command, processes, started, statuses, until
+from helpers import Command, processes, started, statuses, until, write_run
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +21,6 @@ from made_up import impatient, one_sentence, with_noise
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_mlp.run.directory import metrics_csv
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.settings import SettingError, flatten
 from mnist_mlp.sweeps.compose import Composer
@@ -120,15 +119,11 @@ class Played:
 
     def job(self, trial: Trial, values: list[float], status: str = "completed", error: str = "") -> Job:
         path = self.directory / trial.name
-        path.mkdir(exist_ok=True)
         rows = [dict.fromkeys(COLUMNS, value) | {"epoch": epoch} for epoch, value in enumerate(values, 1)]
-        (path / "metrics.csv").write_text(metrics_csv(rows))
-        record = {"status": status, "error": error, "epochs": len(values), "wall_seconds": 1.0}
-        (path / "run.json").write_text(json.dumps(record))
         config = self.composed.copy()
         for name, value in self.given(trial).items():
             OmegaConf.update(config, name, value)
-        (path / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        write_run(path, rows, config, {"status": status, "error": error, "wall_seconds": 1.0})
         return Job(trial.name, path, [], 3, 1, 1.0, state=status)
 
     def play(self, values: Callable[[dict[str, Any]], list[float]]) -> Job | None:
@@ -358,6 +353,19 @@ def test_the_conclusion_ranks_and_draws(played: Callable[..., Played], tmp_path:
     svg = (search.directory / "search.svg").read_text()
     conclude(search.directory)
     assert (search.directory / "search.svg").read_text() == svg
+
+
+def test_a_trial_that_is_lost_is_noticed_by_what_it_leaves(played: Callable[..., Played]) -> None:
+    search = played("search.trials=2")
+    search.play(valley)
+    search.search.ask()
+    close(search.search.storage)
+    with closing(sqlite3.connect(search.directory / STUDY)) as database, database:
+        database.execute("delete from trials where number = 1")  # whose settings would become those of the next one
+    with pytest.raises(
+        SettingError, match=r"study\.db: is damaged.*a row of trial_\w+ belongs to one of trials that is"
+    ):
+        search.restarted()
 
 
 def test_studies_made_up(

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ON_TERMINAL, Command
+from helpers import ON_TERMINAL, Command, write_run
 from rich.console import Console
 
-from mnist_mlp.run.directory import metrics_csv
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.run.records import read_runs
 from mnist_mlp.sweeps.table import result, results, view
@@ -25,16 +24,12 @@ def make_run(
     path: Path, accuracy: float = 0.5, seed: int = 0, model: str = "network_a", lr: float = 0.1, **entries: Any
 ) -> None:
     """A run directory with two epochs, the first of them the best."""
-    path.mkdir(parents=True)
     rows = [dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "val/accuracy": accuracy} for epoch in (1, 2)]
-    (path / "metrics.csv").write_text(metrics_csv(rows))
     config = {"experiment": "baseline", "network": model, "seed": seed, "optimizer": {"lr": lr}, "run_dir": str(path)}
     config |= {"data": {}, "model": {}, "trainer": {"max_epochs": 2}}
-    (path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
-    record = {"status": "completed", "experiment": "baseline", "model": model, "seed": seed, "epochs": 2}
-    record |= {"best": {"epoch": 1}, "final": rows[-1], "wall_seconds": 1.0, "weights_sha256": f"{model}{seed}"}
-    record |= {"test": {"last": TEST, "best": TEST}}
-    (path / "run.json").write_text(json.dumps(record | entries))
+    record = {"experiment": "baseline", "model": model, "seed": seed, "best": {"epoch": 1}, "wall_seconds": 1.0}
+    record |= {"weights_sha256": f"{model}{seed}", "test": {"last": TEST, "best": TEST}}
+    write_run(path, rows, config, record | entries)
 
 
 def test_the_row_of_a_run_holds_its_last_and_best_epoch(finished: tuple[Path, dict[str, Any]]) -> None:
