@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_mlp.settings import SettingError
+from mnist_mlp.surroundings import one_line
 
 INITS = ("default", "xavier_uniform")
 
@@ -87,7 +88,7 @@ def check_logits(backbone: object, setting: str, value: object, num_classes: int
         with torch.no_grad():
             logits = copy.deepcopy(backbone).eval()(torch.zeros(2, 1, 28, 28))
     except Exception as error:  # whatever a user's forward raises
-        raise SettingError(setting, value, f"{wanted}, and fails ({' '.join(str(error).split())})") from error
+        raise SettingError(setting, value, f"{wanted}, and fails ({one_line(error)})") from error
     given = f"a tensor of {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
         raise SettingError(setting, value, f"{wanted}, and gives {given} for two images")

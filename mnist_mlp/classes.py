@@ -20,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mnist_mlp.datamodule import MNISTDataModule
-from mnist_mlp.parts import Parts, build, make, one_line
+from mnist_mlp.parts import Parts, build, make
 from mnist_mlp.run.checkpoint import not_storable
 from mnist_mlp.run.streams import random_states, set_random_states
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
 from mnist_mlp.settings import GIVEN, Rule, SettingError, as_override, built, cuts, is_number, refuse_arguments
+from mnist_mlp.surroundings import one_line
 
 # What a value of Python's plain types is in YAML.
 PLAIN: dict[Any, Rule] = {

@@ -21,7 +21,7 @@ from mnist_mlp.settings import (
     one_sentence,
     options,
 )
-from mnist_mlp.surroundings import import_from_here
+from mnist_mlp.surroundings import import_from_here, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -157,7 +157,8 @@ def _recorded_parts(content: dict[str, Any], checkpoint: Path, model: str | Path
     except SettingError:
         raise
     except Exception as error:  # almost anything, if somebody else wrote the file
-        raise SettingError("CHECKPOINT", checkpoint, f"records a network that cannot be built ({error})") from error
+        problem = f"records a network that cannot be built ({one_line(error)})"
+        raise SettingError("CHECKPOINT", checkpoint, problem) from error
     if model is not None:
         parts["backbone"] = _named_backbone(str(model))
     elif own is not None:

@@ -30,6 +30,7 @@ from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import OF_SCHEDULER, SettingError
 from mnist_mlp.steps.choice import choose
+from mnist_mlp.surroundings import one_line
 
 # Plain lists and mappings, where Hydra's own would be kept by an optimizer and could not be read from a checkpoint.
 instantiate = partial(instantiate_node, _convert_="all")
@@ -97,10 +98,6 @@ def make(setting: str, make: Any, *arguments: Any, **keywords: Any) -> Any:
     except Exception as error:  # whatever a user's own class raises
         name = getattr(getattr(make, "func", make), "__qualname__", make)
         raise SettingError(setting, name, f"could not be made ({one_line(error)})") from error
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def shows_events(config: DictConfig) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from mnist_mlp.surroundings import one_line
+
 DEEPEST = 20  # levels of nesting
 MOST = 100_000  # values in one file
 UNLOOKED = 10_000  # characters of YAML that cannot nest so deep that its parser, which is written in C, crashes
@@ -56,7 +58,7 @@ def parse_yaml(content: bytes) -> Any:
             _refuse_deep(text)
         value = yaml.load(text, Loader)
     except Exception as error:  # PyYAML raises almost anything for a text with tags such as !!bool
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise ValueError(one_line(error) or type(error).__name__) from error
     return _plain(value)
 
 

@@ -110,6 +110,11 @@ def place_problem(error: OSError) -> str:
     return f"{error.filename or 'a file'}: cannot be used ({error.strerror})"
 
 
+def one_line(error: BaseException) -> str:
+    """What an exception says, for a sentence: without the lines of PyTorch's own calls."""
+    return " ".join(str(error).partition("\nException raised from ")[0].split())
+
+
 def import_from_here() -> None:
     """Has what is not found elsewhere imported from the working directory: a user's own class may lie there."""
     try:

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from mnist_mlp.classes import check_classes
 from mnist_mlp.classifier import Classifier, score
 from mnist_mlp.datamodule import MINIBATCHES_PER_STEP, MNISTDataModule
-from mnist_mlp.parts import Parts, build, make, one_line, shows_events
+from mnist_mlp.parts import Parts, build, make, shows_events
 from mnist_mlp.run.checkpoint import DurableCheckpointIO, load_weights, read_checkpoint, read_resumable, weights_sha256
 from mnist_mlp.run.directory import RunDirectory, disk_errors
 from mnist_mlp.run.loggers import Loggers
@@ -34,6 +34,7 @@ from mnist_mlp.run.signals import StopSignals
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, count_minibatches, own_process, quiet
 from mnist_mlp.settings import OF_SCHEDULER, SettingError, check_accelerator, cuts, flatten, name_network
 from mnist_mlp.steps.choice import choose
+from mnist_mlp.surroundings import one_line
 from mnist_mlp.tensorboard.events import Events
 
 # Under `trainer`, where Lightning's users look for them, but taken by the classifier, which makes the optimizer steps;

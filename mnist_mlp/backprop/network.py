@@ -16,6 +16,7 @@ from mnist_mlp.classifier import cross_entropy
 from mnist_mlp.drawing.figure import defaults
 from mnist_mlp.seeds import stream_seed
 from mnist_mlp.settings import SettingError
+from mnist_mlp.surroundings import one_line
 
 TOLERANCE = 1e-12  # between ∂loss/∂logits by hand and by autograd; each of its entries lies within -1..1
 FORWARD, BACKWARD, DEAD = "#1a4f9c", "#b3261e", "#777777"
@@ -80,7 +81,7 @@ def network_passes(network: nn.Module, image: Tensor, label: int, title: str) ->
         try:
             logits = network(image)
         except RuntimeError as error:
-            raise SettingError("network", kind, f"cannot take an image of 28x28 ({error})") from error
+            raise SettingError("network", kind, f"cannot take an image of 28x28 ({one_line(error)})") from error
     if logits.dim() != 2 or len(logits) != 1 or logits.shape[1] <= label:
         raise SettingError("network", kind, f"must make logits (1, 10) of an image, not {tuple(logits.shape)}")
     logits.retain_grad()

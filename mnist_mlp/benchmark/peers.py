@@ -33,6 +33,7 @@ from mnist_mlp.datamodule import MINIBATCHES_PER_STEP, Batch, MNISTDataModule, T
 from mnist_mlp.mnist.files import locate
 from mnist_mlp.settings import compose_config
 from mnist_mlp.steps.captured import CapturedSteps
+from mnist_mlp.surroundings import one_line
 from mnist_mlp.train import train
 
 
@@ -118,7 +119,7 @@ def contend(name: str, overrides: Sequence[str], threads: int, connection: Conne
     try:
         (ON_GPU if on_gpu else CONTENDERS)[name](Pace(connection), config)
     except Exception as error:  # a peer's; the others go on without it
-        connection.send({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
+        connection.send({"error": f"{type(error).__name__}: {one_line(error)}"})
 
 
 def this_project(pace: Pace, config: DictConfig, steps: str = "auto") -> None:

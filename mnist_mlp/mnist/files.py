@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from mnist_mlp.settings import DATA_FILES, SettingError
+from mnist_mlp.surroundings import one_line
 
 FAMILIES: dict[str, type[datasets.MNIST]] = {
     "MNIST": datasets.MNIST,
@@ -112,7 +113,7 @@ def _download(dataset: str, root: Path, mirror: str | None) -> None:
             try:
                 family(temporary, download=True)
             except (RuntimeError, OSError) as error:
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 setting, value = ("data.mirror", mirror) if mirror else ("data.download", True)
                 raise SettingError(
                     setting,
@@ -133,7 +134,7 @@ def read(dataset: str, root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     try:
         half = FAMILIES[dataset](root, train=train)
     except (RuntimeError, ValueError, AssertionError, OSError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise SettingError("data.root", root, f"holds files that torchvision cannot read ({reason})") from error
     images, labels = half.data, half.targets
     if images.shape != (len(labels), 28, 28) or len(labels) == 0 or not 0 <= labels.min() <= labels.max() <= 9:

@@ -31,6 +31,7 @@ from mnist_mlp.run.shape import (
     short,
 )
 from mnist_mlp.settings import SettingError, rules_of, spelled
+from mnist_mlp.surroundings import one_line
 
 CHECKPOINT = Whole(epoch=COUNT, state_dict={}, hyper_parameters=Whole(model={}, data={}, average=TEXT))
 # What a run that goes on takes besides: where Lightning, the optimizer and the recorder were.
@@ -79,7 +80,7 @@ def not_storable(state: Any) -> str | None:
         torch.load(content, weights_only=True)
     except Exception as error:  # pickle and torch.load raise almost anything
         found = re.search(r"(?:GLOBAL |pickle )([^\n]*?)(?: was not|$)", str(error), re.MULTILINE)
-        return found[1] if found else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return found[1] if found else f"{type(error).__name__}: {one_line(error)[:200]}"
     return None
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.reading import parse_json, parse_yaml, read_file
 from mnist_mlp.run.identity import LENGTH, upgraded
@@ -290,13 +290,15 @@ def read_settings(path: Path) -> dict[str, Any]:
         SettingError: it cannot be read, or is none that this package writes.
     """
     try:
-        # Not OmegaConf, which takes twenty times as long: there may be thousands.
-        config = parse_yaml(read_file(path / "config.yaml"))
+        # Not by OmegaConf, which takes twenty times as long: there may be thousands.
+        config = parse_yaml(content := read_file(path / "config.yaml"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         problem = f"cannot be read ({error.strerror if isinstance(error, OSError) else error})"
         raise SettingError("DIR", path / "config.yaml", problem) from error
+    if b"${" in content and isinstance(config, dict):  # written by hand: what a run records has values only
+        config = OmegaConf.to_container(load_yaml(path / "config.yaml", "DIR"), resolve=True)
     _refuse_settings(config, "DIR", path / "config.yaml")
     return upgraded(flatten(config))
 

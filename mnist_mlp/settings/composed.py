@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_mlp.reading import parse_yaml, read_file
 from mnist_mlp.settings.values import SettingError
+from mnist_mlp.surroundings import one_line
 
 # Settings that follow from a group's option, and the group. A value of their own would be a label on another run.
 DERIVED = {"experiment": "experiment", "network": "model"}
@@ -105,7 +106,7 @@ def load_yaml(path: Path, setting: str) -> DictConfig:
     except OmegaConfBaseException as error:
         raise SettingError(setting, path, f"holds what cannot be used ({str(error).splitlines()[0]})") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise SettingError(setting, path, f"is not YAML ({' '.join(str(error).split())})") from error
+        raise SettingError(setting, path, f"is not YAML ({one_line(error)})") from error
     if not isinstance(config, DictConfig) or config.is_empty():
         raise SettingError(setting, path, "holds no settings")
     return config

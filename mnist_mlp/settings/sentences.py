@@ -19,7 +19,7 @@ from mnist_mlp.settings.composed import compose_config, groups, options
 from mnist_mlp.settings.rules import GIVEN_TO_TRAINER, TRAINER
 from mnist_mlp.settings.values import NonFiniteLossError, SettingError, flatten
 from mnist_mlp.signatures import parameters
-from mnist_mlp.surroundings import CLOSED_PIPE, OUTPUT, PLACE_ERRORS, place_problem, settle_in
+from mnist_mlp.surroundings import CLOSED_PIPE, OUTPUT, PLACE_ERRORS, one_line, place_problem, settle_in
 
 # Set by the user to see tracebacks; read once, because `one_sentence` sets it for Hydra.
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
@@ -87,7 +87,7 @@ def _sentence(error: BaseException, application: str) -> str:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: is not YAML ({error.problem})"
     if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
-        return f"a configuration file is not YAML ({' '.join(text.split())})"
+        return f"a configuration file is not YAML ({one_line(error)})"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         there = error.options if error.options is not None else options(group) if group in groups() else []
@@ -99,7 +99,7 @@ def _sentence(error: BaseException, application: str) -> str:
         return place_problem(error)
     if isinstance(error, OverrideParseException):
         return _not_an_override(str(error.override))
-    return _of_words(text, application) or " ".join(text.split())
+    return _of_words(text, application) or one_line(error)
 
 
 def _not_an_override(override: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_mlp.settings import SettingError
+from mnist_mlp.surroundings import one_line
 from mnist_mlp.sweeps.cluster import ClusterLauncher, is_installed, refused
 from mnist_mlp.sweeps.jobs import Job
 from mnist_mlp.sweeps.launcher import HYDRAS_NAME
@@ -55,7 +56,7 @@ class RayLauncher(ClusterLauncher):
             with users_environment():
                 ray.init(**arguments["init"])
         except Exception as error:  # ConnectionError, ValueError and others
-            said = " ".join(str(error).split())
+            said = one_line(error)
             problem = f"Ray is out of reach ({said}): give the address of a running head, or null"
             raise SettingError("hydra.launcher.ray.init.address", address, problem) from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

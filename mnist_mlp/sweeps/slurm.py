@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_mlp.run.records import read_record
 from mnist_mlp.run.signals import STOP_SIGNALS
 from mnist_mlp.settings import SettingError
+from mnist_mlp.surroundings import one_line
 from mnist_mlp.sweeps.cluster import ClusterLauncher, is_installed, refused
 from mnist_mlp.sweeps.jobs import Job
 from mnist_mlp.sweeps.launcher import HYDRAS_NAME
@@ -86,7 +87,7 @@ class SlurmLauncher(ClusterLauncher):
             with users_environment():
                 handles = self.executor.map_array(SlurmJob(self.command), arguments, logs)
         except Exception as error:  # submitit's own, with what sbatch printed
-            raise refused("submitit_slurm", f"Slurm refuses the jobs ({' '.join(str(error).split())})") from error
+            raise refused("submitit_slurm", f"Slurm refuses the jobs ({one_line(error)})") from error
         self.ids = {job.name: handle.job_id for job, handle in zip(jobs, handles, strict=True)}
         array = handles[0].job_id.partition("_")[0]
         return f"submitted to Slurm as job {array}; they go on there when this process is killed"

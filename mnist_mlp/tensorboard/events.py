@@ -18,6 +18,7 @@ from mnist_mlp.datamodule import MNISTDataModule
 from mnist_mlp.drawing import architecture
 from mnist_mlp.run.directory import DISK_ERRORS, RunDirectory
 from mnist_mlp.run.metrics import Row
+from mnist_mlp.surroundings import one_line
 from mnist_mlp.tensorboard import content
 from mnist_mlp.tensorboard.content import PICTURES, Snapshot
 from mnist_mlp.tensorboard.writer import EpochLogger, EventWriter, forget_epochs
@@ -231,7 +232,7 @@ class Events(Callback):
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
             if what not in self._failed:
-                log.warning("TensorBoard: no %s (%s)", what, " ".join(f"{type(error).__name__}: {error}".split())[:300])
+                log.warning("TensorBoard: no %s (%s)", what, f"{type(error).__name__}: {one_line(error)}"[:300])
             self._failed.add(what)
 
 

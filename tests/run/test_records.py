@@ -50,6 +50,7 @@ def test_a_run_before_its_first_epoch_has_no_epochs(tmp_path: Path) -> None:
         ("run.json", "{", "has a damaged run.json"),
         ("config.yaml", "a: [", "config.yaml: cannot be read"),
         ("config.yaml", "a", "config.yaml: holds no settings"),
+        ("config.yaml", "a: ${b}", r"config.yaml: holds what cannot be used \(Interpolation key 'b' not found\)"),
         ("config.yaml", b"\xff\xfe\x00", "config.yaml: cannot be read"),
         ("metrics.csv", "epoch,lr\n1,0.5\n2", "metrics.csv: is damaged"),
         ("metrics.csv", "epoch,lr\n1,0.5,3\n", "metrics.csv: is damaged"),
