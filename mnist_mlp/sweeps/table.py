@@ -156,7 +156,7 @@ def view(runs: Sequence[Run]) -> Group:
 def _not_completed(results: Sequence[Result]) -> list[Text]:
     counts = Counter(result["status"] for result in results)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    lines = [] if set(counts) == {"completed"} else [Text(f"{len(results)} runs: {said}")]
+    lines = [] if set(counts) == {"completed"} else [Text(f"{len(results)} run{'s' * (len(results) != 1)}: {said}")]
     told = [result for result in results if result["error"] and result["status"] not in ("interrupted", "running")]
     return lines + [Text(f"  {result['run']}: {result['error']}", style="red") for result in told]
 
