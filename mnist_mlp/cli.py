@@ -296,8 +296,21 @@ def _refuse_in_a_sweep(given: Mapping[str, Override]) -> None:
             problem = "is of a single run: a sweep lies in logs/sweeps/NAME with sweep=NAME, or in hydra.sweep.dir"
             raise SettingError(name, _value(given[name]), problem)
     for name, override in given.items():
-        if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
+        if not override.is_sweep_override():
+            continue
+        values = list(override.sweep_string_iterator())
+        if not values:
             raise SettingError(name, _value(override), "has no value: a sweep takes at least one")
+        if name in groups():
+            _refuse_options(name, values)
+
+
+def _refuse_options(group: str, chosen: list[str]) -> None:
+    """Raises: SettingError, where an option of a sweep is not there; Hydra looks when it has made the directory."""
+    there = GlobalHydra.instance().config_loader().get_group_options(group)
+    for option in chosen:
+        if re.fullmatch("[A-Za-z0-9_-]+", option) and option not in there:
+            raise SettingError(group, option, f"there is no such {group}; choose one of {', '.join(there)}")
 
 
 def refuse_namesakes(config: DictConfig) -> None:

@@ -92,7 +92,7 @@ def varied(runs: Sequence[Run]) -> dict[str, dict[str, str | None]]:
     for run in runs:
         for name, value in shown[run.name].items():
             values[run.experiment, run.model, name][value] += 1
-    counts = Counter((run.experiment, run.model) for run in runs)
+    counts = Counter((run.experiment, run.model) for run in runs if run.settings)  # one that never began has none
     for (experiment, model, _), seen in values.items():
         if seen.total() < counts[experiment, model]:
             seen["null"] += 1  # a run without a setting, since that is newer or of another optimizer, ran as with null
@@ -110,7 +110,7 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
         others = settings_of[run.name]
         settings = {name: value for name, value in others.items() if name != LENGTH and value is not None}
         together[experiment, model, tuple(settings.items())].append(run)
-        for name, value in others.items():
+        for name, value in others.items() if run.settings else ():
             several[experiment, model, name].add("null" if value is None else value)
     found = [
         Variant(

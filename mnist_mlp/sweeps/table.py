@@ -142,10 +142,11 @@ def view(runs: Sequence[Run]) -> Group:
         heading += ": mean ± standard deviation"
     rows = [
         TableRow(
-            variant, length if len(lengths) > 1 else None, of_it, [result_of[run.name] for run in completed(of_it)]
+            variant, (length or None) if several else None, of_it, [result_of[run.name] for run in completed(of_it)]
         )
         for variant in variants([run for run in runs if not run.damaged])
         for lengths in [by_length(variant.runs)]
+        for several in [len(lengths.keys() - {0}) > 1]  # 0: of those that never began
         for length, of_it in lengths.items()
     ]
     both = {"dropout_as_run", "dropout_scheduler"} <= {run.experiment for run in runs}
