@@ -1,6 +1,5 @@
 """Which runs belong together: those of one experiment, network and settings, whatever their seeds and lengths."""
 
-import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_mlp.run.identity import HASHES, LABELS, LENGTH, PLACES, SEEDS, differing, is_among
 from mnist_mlp.run.records import Run
-from mnist_mlp.settings import SettingError, as_override, compose_config, flatten
+from mnist_mlp.settings import SettingError, as_override, compose_config, flatten, options
 
 EXPERIMENTS = ("baseline", "dropout_scheduler", "dropout_as_run", "dropout_as_intended")  # in the order to show them
 
@@ -147,7 +146,7 @@ def damage(run: Run) -> str | None:
 @cache
 def configured(experiment: str, model: str) -> Mapping[str, Any] | None:
     """The settings, flat, of `mnist-train experiment=... model=...`; None where there is none of that name."""
-    if not all(re.fullmatch(r"\w+", name) for name in (experiment, model)):
+    if experiment not in options("experiment") or model not in options("model"):
         return None  # a record may say anything; as an override it would be Hydra's to read
     try:
         config = compose_config([f"experiment={experiment}", f"model={model}"])

@@ -39,6 +39,14 @@ def test_a_run_that_never_began_leaves_the_names_of_the_others_short(tmp_path: P
     ]
 
 
+def test_a_record_may_call_a_network_anything(tmp_path: Path) -> None:
+    path = make_run(tmp_path, "baseline", "A")
+    name = "x" * 5000  # longer than a file system takes
+    (path / "run.json").write_text((path / "run.json").read_text().replace("network_a", name))
+    (run,) = read_runs(tmp_path)
+    assert (run.model, command([run])) == (name, None)
+
+
 def test_a_part_that_others_lack_is_named_by_its_class(tmp_path: Path) -> None:
     step = {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 10, "gamma": 0.1}
     make_run(tmp_path, "baseline", "A", 0)
