@@ -126,7 +126,8 @@ def in_short(evidence: Evidence, runs: Sequence[Run]) -> str:
     rows += _at_their_best(runs)
     n = f", {len(next(iter(shown.values())))} seeds" if same else ""
     heading = ("original accuracy, %", "accuracy here, %", "original loss", "loss here")
-    return markdown_table((f"After {LAST} epochs{n}, unless a row says otherwise", *heading), rows)
+    table = markdown_table((f"After {LAST} epochs{n}, unless said otherwise", *heading), rows)
+    return table.replace(" ± ", "\u00a0±\u00a0")  # a number is not broken there
 
 
 def _at_their_best(runs: Sequence[Run]) -> list[tuple[str, ...]]:

@@ -205,7 +205,7 @@ def test_the_readme_has_the_results_between_its_marks(kept: Path, judged: page.P
     assert "| Experiment 1, A (`baseline`) | 97.93 |" in text
     lines = judged.readme.splitlines()
     assert len([line for line in lines if line.startswith("| Experiment")]) == 5
-    assert lines[0].startswith("| After 500 epochs, 3 seeds, unless a row says otherwise |")
+    assert lines[0].startswith("| After 500 epochs, 3 seeds, unless said otherwise |")
     assert "19 claims" in judged.readme
     assert len(judged.readme.encode()) < 1750  # README has no more room
 
