@@ -27,6 +27,8 @@ FILES = {
     "model/open.yaml": "_target_: mnist_mlp.backbone.MLP\nhidden: [3,\n",
     "model/tab.yaml": "_target_: mnist_mlp.backbone.MLP\nhidden: [3]\n\tdropout: 0.1\n",
     "model/word.yaml": "abc\n",
+    "model/cnn.yaml": "_target_: torch.nn.modules.flatten.Unflatten\ndim: 1\n",
+    "experiment/on_cnn.yaml": "# @package _global_\ndefaults:\n  - override /model: cnn\n",
     "model/typo.yaml": "_target_: mnist_mlp.backbone.MLQ\nhidden: [3]\n",
     "callbacks/ema.yaml": "mine: {_target_: lightning.pytorch.callbacks.Timer}\n",
     "callbacks/stop_early.yaml": "stop:\n  _target_: lightning.pytorch.callbacks.EarlyStopping\n  monitor: val/loss\n",
@@ -73,6 +75,11 @@ REFUSED: dict[str, str] = {
     "takes it: add it with +trainer.limit_train_batches=0.1",
     "scheduler=cosine scheduler.eta_min=0.1": "scheduler.eta_min=0.1: is not in the configuration yet, and "
     "CosineAnnealingLR takes it: add it with +scheduler.eta_min=0.1",
+    "model=cnn model.unflattened_size=16": "model.unflattened_size=16: is not in the configuration yet, and Unflatten "
+    "takes it: add it with +model.unflattened_size=16",
+    "experiment=on_cnn model.unflattened_size=16": "model.unflattened_size=16: is not in the configuration yet, and ",
+    "-m model=cnn,tiny model.unflattened_size=16,17": "model.unflattened_size=16: is not in the configuration yet, and ",
+    "model=cnn model.hidden=16": "model.hidden=16: there is no setting model.hidden; torch.nn.modules.",
     "+trainer.plugins=[]": "trainer.plugins=[]: is not taken from the configuration: its plugins write checkpoints",
     **{
         f"{plus}trainer.{name}=1": f"trainer.{name}=1: is not taken from the configuration: "
