@@ -338,9 +338,7 @@ def make_directory(path: Path, setting: str = "run_dir") -> None:
         ) from error
 
 
-def no_such_setting(
-    setting: str, known: Collection[str], application: str = "train", takes: str | None = None
-) -> str:
+def no_such_setting(setting: str, known: Collection[str], application: str = "train", takes: str | None = None) -> str:
     """What to say of a setting that is not among those known: with the one that was probably meant; where there is
     none, with what the group's class `takes`, a clause."""
     group, _, leaf = setting.rpartition(".")
