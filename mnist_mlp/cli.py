@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -278,17 +278,39 @@ def refuse_habits(config: DictConfig) -> None:
     if "run_dir" in config and config.run_dir is None:  # hydra.run.dir, a text, would be "None"
         raise SettingError("run_dir", None, "must be a text: leave it out for a name by date, experiment and seed")
     given = {override.key_or_group: override for override in _overrides(config)}
-    for name in ("run_dir", "hydra.run.dir"):
-        if name in given and sweep:
-            problem = "is of a single run: a sweep lies in logs/sweeps/NAME with sweep=NAME, or in hydra.sweep.dir"
-            raise SettingError(name, _value(given[name]), problem)
+    if sweep:
+        _refuse_in_a_sweep(given)
+    elif not ("hydra.run.dir" in given and _value(given["hydra.run.dir"]) == "${run_dir}"):  # else a job of a sweep
+        for name, override in given.items():
+            if re.match(r"sweep$|hydra[./](launcher|sweep)", name):
+                raise SettingError(name, _value(override), "is of a sweep, and this is a single run: add -m")
     if "run_dir" in given and "hydra.run.dir" in given and _value(given["hydra.run.dir"]) != "${run_dir}":
         raise SettingError(
             "hydra.run.dir", hydra.run.dir, "is the run's directory, and so is run_dir: give one of them"
         )
+
+
+def _refuse_in_a_sweep(given: Mapping[str, Override]) -> None:
+    for name in ("run_dir", "hydra.run.dir"):
+        if name in given:
+            problem = "is of a single run: a sweep lies in logs/sweeps/NAME with sweep=NAME, or in hydra.sweep.dir"
+            raise SettingError(name, _value(given[name]), problem)
     for name, override in given.items():
-        if sweep and override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
+        if not override.is_sweep_override():
+            continue
+        values = list(override.sweep_string_iterator())
+        if not values:
             raise SettingError(name, _value(override), "has no value: a sweep takes at least one")
+        if name in groups():
+            _refuse_options(name, values)
+
+
+def _refuse_options(group: str, chosen: list[str]) -> None:
+    """Raises: SettingError, where an option of a sweep is not there; Hydra looks when it has made the directory."""
+    there = GlobalHydra.instance().config_loader().get_group_options(group)
+    for option in chosen:
+        if re.fullmatch("[A-Za-z0-9_-]+", option) and option not in there:
+            raise SettingError(group, option, f"there is no such {group}; choose one of {', '.join(there)}")
 
 
 def refuse_namesakes(config: DictConfig) -> None:

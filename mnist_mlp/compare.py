@@ -35,7 +35,7 @@ def main() -> None:
     with one_sentence():
         pair = Pair(Recorded(arguments.one), Recorded(arguments.other), arguments.epochs)
         lines = [pair.verdict, f"  one: {pair.one}", f"  other: {pair.other}", *pair.circumstances(), *pair.largest()]
-    print("\n".join(lines))
+        print("\n".join(lines))
     sys.exit(0 if pair.difference is None else 1)
 
 
@@ -111,7 +111,8 @@ class Pair:
                 if column in before and column in now and before[column] != now[column]:
                     return f"in epoch {epoch}, {column} was {before[column]}, {self.now} {now[column]}"
         if self.limit is None and len(self.one.epochs) != len(self.other.epochs):
-            return f"{len(self.one.epochs)} epochs, {self.now} {len(self.other.epochs)}"
+            same = f"the first {self.count} are" if self.count > 1 else "the first is"
+            return f"{len(self.one.epochs)} epochs, {self.now} {len(self.other.epochs)}; {same} identical"
         return next(self._differences(RESULTS), None) if self.whole else None
 
     @property

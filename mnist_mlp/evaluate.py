@@ -55,10 +55,10 @@ def main() -> None:
         if (doubt := classifier.hparams.get("doubt")) and arguments.split != "validation":
             print(f"note: {doubt}", file=sys.stderr)
         metrics = evaluate(classifier, arguments.split, arguments.data_root)
-    if arguments.json:
-        print(json.dumps(metrics))
-    else:
-        print(f"{arguments.split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        if arguments.json:
+            print(json.dumps(metrics))
+        else:
+            print(f"{arguments.split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
 
 def evaluate(classifier: "Classifier", split: str = "test", data_root: str | None = None) -> dict[str, float]:

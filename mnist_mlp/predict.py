@@ -57,16 +57,20 @@ def main() -> None:
         ]
         if arguments.pictures is not None:
             save_pictures(results, readable, arguments.pictures)
-    if arguments.json and arguments.show:
-        results = [{**result, "field": readable[Path(result["image"])].round().tolist()} for result in results]
-    if arguments.json:
-        print(json.dumps(results))
-    else:
-        for result in results:
-            print(describe(result))
-            if arguments.show:
-                print(blocks(readable[Path(result["image"])], sys.stdout.encoding))
+        _print(results, readable, arguments.json, arguments.show)
     sys.exit(0 if len(readable) == len(paths) else 1)
+
+
+def _print(results: list[dict[str, Any]], readable: dict[Path, Grey], as_json: bool, show: bool) -> None:
+    if as_json and show:
+        results = [{**result, "field": readable[Path(result["image"])].round().tolist()} for result in results]
+    if as_json:
+        print(json.dumps(results))
+        return
+    for result in results:
+        print(describe(result))
+        if show:
+            print(blocks(readable[Path(result["image"])], sys.stdout.encoding))
 
 
 def divide(paths: list[Path]) -> tuple[Path | None, list[Path]]:

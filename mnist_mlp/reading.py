@@ -16,7 +16,13 @@ DEEPEST = 20  # levels of nesting
 MOST = 100_000  # values in one file
 UNLOOKED = 10_000  # characters of YAML that cannot nest so deep that its parser, which is written in C, crashes
 
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's quick loader, without its way of taking the last of two values for one key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _refuse_twice([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return dict(super().construct_mapping(node, deep))
 
 
 def read_file(path: Path) -> bytes:
@@ -40,7 +46,7 @@ def read_file(path: Path) -> bytes:
 def parse_json(content: bytes) -> Any:
     """Raises: ValueError, where it is no JSON, or `not_plain`."""
     try:
-        value = json.loads(content)
+        value = json.loads(content, object_pairs_hook=_each_once)
     except RecursionError as error:
         raise ValueError(f"it is nested more than {DEEPEST} deep") from error
     return _plain(value)
@@ -60,6 +66,17 @@ def parse_yaml(content: bytes) -> Any:
     except Exception as error:  # PyYAML raises almost anything for a text with tags such as !!bool
         raise ValueError(one_line(error) or type(error).__name__) from error
     return _plain(value)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_twice([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _refuse_twice(keys: list[str]) -> None:
+    if len(set(keys)) < len(keys):
+        key = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"it has {key!r} twice")
 
 
 def _refuse_deep(text: str) -> None:

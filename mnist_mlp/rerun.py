@@ -67,7 +67,7 @@ def main() -> None:
         except InterruptionError as error:
             print(f"{place}: {error}; the same command with --run-dir {place} continues it", file=sys.stderr)
             sys.exit(error.exit_status)
-    print("\n".join(lines))
+        print("\n".join(lines))
     sys.exit(0 if identical else 1)
 
 

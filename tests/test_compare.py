@@ -41,6 +41,17 @@ def test_a_recorded_setting_that_refers_to_nothing_is_one_sentence(finished: Fin
     )
 
 
+def test_of_runs_of_two_lengths_it_says_whether_what_both_have_is_the_same(edited: Any, finished: Finished) -> None:
+    shorter = edited("shorter")
+    rows = (shorter / "metrics.csv").read_text().splitlines(True)
+    (shorter / "metrics.csv").write_text("".join(rows[:3]))
+    assert Pair(Recorded(finished[0]), Recorded(shorter)).verdict == (
+        "different: 3 epochs, other 2; the first 2 are identical"
+    )
+    (shorter / "metrics.csv").write_text("".join([*rows[:2], rows[2].replace(",", ",1", 1)]))
+    assert Pair(Recorded(finished[0]), Recorded(shorter)).verdict.startswith("different: in epoch 2, train/loss was ")
+
+
 def test_two_runs_side_by_side(command: Command, run: Runner, finished: Finished) -> None:
     other, _ = run("experiment=dropout_as_run", "optimizer.lr=0.01", "trainer.max_epochs=2")
     done = command("mnist-compare", str(finished[0]), str(other))

@@ -197,7 +197,10 @@ def _summary(runs: Sequence[Run], rows: Sequence[Repetitions]) -> list[str]:
     )
     epochs = spanned([run.length for run in runs if run.completed]) or "no"
     count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
-    return [f"{count}: {experiments}; {models}; {several}; {epochs} epochs.", *_highest(rows)]
+    unfinished = sum(not run.completed for run in runs)
+    count += f", {unfinished} not completed" if unfinished else ""
+    length = f"{epochs} epoch{'s' * (epochs != '1')}"
+    return [f"{count}: {experiments}; {models}; {several}; {length}.", *_highest(rows)]
 
 
 def _highest(rows: Sequence[Repetitions]) -> list[str]:
@@ -211,9 +214,10 @@ def _highest(rows: Sequence[Repetitions]) -> list[str]:
     if not scored:
         return []
     row = max(scored, key=lambda pair: pair[0])[1]
+    loss = FINAL_LOSS.mean(row.runs) or "not recorded"
     return [
-        f"The highest validation accuracy, {best.mean(row.runs)} %, has {plain(row.variant.label)} "
-        f"(n = {len(row.runs)}); its last validation loss is {FINAL_LOSS.mean(row.runs) or 'not recorded'}."
+        f"{plain(row.variant.label)} has the highest validation accuracy, {best.mean(row.runs)} % in its best epoch "
+        f"(n = {len(row.runs)}); in its last epoch the validation loss is {loss}."
     ]
 
 

@@ -1,6 +1,5 @@
 """Which runs belong together: those of one experiment, network and settings, whatever their seeds and lengths."""
 
-import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_mlp.run.identity import HASHES, LABELS, LENGTH, PLACES, SEEDS, differing, is_among
 from mnist_mlp.run.records import Run
-from mnist_mlp.settings import SettingError, as_override, compose_config, flatten
+from mnist_mlp.settings import SettingError, as_override, compose_config, flatten, options
 
 EXPERIMENTS = ("baseline", "dropout_scheduler", "dropout_as_run", "dropout_as_intended")  # in the order to show them
 
@@ -92,7 +91,7 @@ def varied(runs: Sequence[Run]) -> dict[str, dict[str, str | None]]:
     for run in runs:
         for name, value in shown[run.name].items():
             values[run.experiment, run.model, name][value] += 1
-    counts = Counter((run.experiment, run.model) for run in runs)
+    counts = Counter((run.experiment, run.model) for run in runs if run.settings)  # one that never began has none
     for (experiment, model, _), seen in values.items():
         if seen.total() < counts[experiment, model]:
             seen["null"] += 1  # a run without a setting, since that is newer or of another optimizer, ran as with null
@@ -110,7 +109,7 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
         others = settings_of[run.name]
         settings = {name: value for name, value in others.items() if name != LENGTH and value is not None}
         together[experiment, model, tuple(settings.items())].append(run)
-        for name, value in others.items():
+        for name, value in others.items() if run.settings else ():
             several[experiment, model, name].add("null" if value is None else value)
     found = [
         Variant(
@@ -147,7 +146,7 @@ def damage(run: Run) -> str | None:
 @cache
 def configured(experiment: str, model: str) -> Mapping[str, Any] | None:
     """The settings, flat, of `mnist-train experiment=... model=...`; None where there is none of that name."""
-    if not all(re.fullmatch(r"\w+", name) for name in (experiment, model)):
+    if experiment not in options("experiment") or model not in options("model"):
         return None  # a record may say anything; as an override it would be Hydra's to read
     try:
         config = compose_config([f"experiment={experiment}", f"model={model}"])

@@ -1,6 +1,5 @@
 """Settings composed of this package's files, and what these files hold."""
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -55,8 +54,10 @@ def refuse_derived(config: DictConfig, hydra: DictConfig | HydraConf) -> None:
 @cache
 def _network_file(name: str) -> Mapping[str, Any] | None:
     """The package's own `conf/model/NAME.yaml`; None where there is none."""
-    file = files("mnist_mlp.conf") / "model" / f"{name}.yaml"
-    return yaml.safe_load(file.read_text()) if re.fullmatch(r"\w+", name) and file.is_file() else None
+    if name not in options("model"):
+        return None
+    stated: dict[str, Any] = yaml.safe_load((files("mnist_mlp.conf") / "model" / f"{name}.yaml").read_text("utf-8"))
+    return stated
 
 
 def name_network(label: str, settings: Mapping[str, Any]) -> str:

@@ -43,7 +43,9 @@ class Composer:
         composed = [self._compose(overrides, number) for number, overrides in enumerate(job_overrides, first)]
         found = {job.path: (job, config) for job, config in composed}
         if len(found) < len(job_overrides):
-            raise SettingError("sweep", self.directory, "two jobs have the same directory: give each value once")
+            raise SettingError(
+                "sweep", os.path.relpath(self.directory), "two jobs have the same directory: give each value once"
+            )
         # A job keeps the directory that an earlier command gave it, which has another name where that command varied
         # fewer settings, or more.
         others = [path.parent for path in self.directory.glob("*/config.yaml") if path.parent not in found]
@@ -96,6 +98,7 @@ class Composer:
             settings.trainer.max_epochs,
             settings.threads,
             settings.trainer.max_epochs * sum(one * other for one, other in pairwise([784, *widths, 10])),
+            labels={"experiment": settings.experiment, "model": settings.network, "seed": settings.seed},
         )
         return job, settings
 

@@ -2,10 +2,10 @@
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from mnist_mlp.run.directory import RunDirectory
 from mnist_mlp.run.records import last_row, read_record
@@ -33,6 +33,7 @@ class Job:
     threads: int | None
     work: float
     note: str = ""
+    labels: dict[str, Any] = field(default_factory=dict)  # experiment, model and seed, as its run.json calls them
     state: str = "waiting"  # then running, completed, failed, interrupted or, in a search, pruned
     cause: str = ""  # of a failure
     attempts: int = 0
@@ -86,7 +87,7 @@ class JobList:
 
     def plan(self) -> str:
         completed = sum(job.state == "completed" for job in self.jobs)
-        return f"{len(self.jobs)} jobs, {completed} of them completed"
+        return f"{len(self.jobs)} job{'s' * (len(self.jobs) != 1)}, {completed} of them completed"
 
     def result(self) -> str:
         states = [job.state for job in self.jobs]
@@ -120,7 +121,7 @@ def end_job(job: Job, cause: str, stopping: bool) -> None:
     told = record.get("status") in ("failed", "interrupted") and record_time(job) != job.record_time
     if not told and (record or not stopping):  # a job that was stopped before it began its run leaves no record
         with contextlib.suppress(SettingError, OSError), RunDirectory(job.path) as run:
-            run.update_record(status=job.state, error=job.cause, epochs=run.epochs_written())
+            run.update_record(**job.labels | {"status": job.state, "error": job.cause, "epochs": run.epochs_written()})
 
 
 def record_time(job: Job) -> int | None:

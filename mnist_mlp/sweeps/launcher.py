@@ -79,7 +79,11 @@ class SweepLauncher(Launcher):
                 "sweep", directory, "is in use by another process: wait, or give another name"
             ) from error
         with lock:
-            source = self._source(job_overrides, initial_job_idx, directory)
+            try:
+                source = self._source(job_overrides, initial_job_idx, directory)
+            except Exception:
+                _remove_empty(directory)
+                raise
             try:
                 self._run(source, directory)
             finally:
@@ -134,6 +138,18 @@ class SweepLauncher(Launcher):
         log.touch()
         job.log_start, job.record_time = log.stat().st_size, record_time(job)
         return arguments, log
+
+
+def _remove_empty(directory: Path) -> None:
+    """Removes the directory of a sweep that was refused, where it holds only what Hydra and the lock have put there,
+    and those around it that were made for it."""
+    if {path.name for path in directory.iterdir()} <= {"multirun.yaml", ".lock"}:
+        for path in directory.iterdir():
+            path.unlink()
+        for place in (directory, *directory.parents):
+            if place == Path.cwd() or any(place.iterdir()):
+                break
+            place.rmdir()
 
 
 def say_what_next(directory: Path) -> None:

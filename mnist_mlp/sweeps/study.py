@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -139,8 +140,12 @@ def counts(study: "Study") -> str:
     return ", ".join(f"{found[state]} {word}" for state, word in said.items() if found[state] or word == "complete")
 
 
-def conclude(directory: Path, show: Callable[[Group], object] = lambda _: None) -> None:
+def conclude(directory: Path, show: Callable[..., object] = lambda *_, **__: None) -> None:
     """Shows the best trials as a table; then writes the best settings so far as an experiment, and a plot.
+
+    Args:
+        directory: of the search.
+        show: takes what `rich.console.Console.print` takes.
 
     Raises:
         SettingError: the study, or what it says of the best run, cannot be read.
@@ -157,9 +162,11 @@ def conclude(directory: Path, show: Callable[[Group], object] = lambda _: None) 
             lines: list[Table | Text] = [Text(f"{len(trials)} trials: {counts(study)}")]
             if ranked := ranking(study):
                 lines.insert(0, _table(study, ranked[:SHOWN]))
-                command = f"mnist-train --config-dir {os.path.relpath(directory)} experiment={BEST.stem}"
-                lines.append(Text(f"Best settings: {command}"))
             show(Group(*lines))
+            if ranked:
+                place = shlex.quote(os.path.relpath(directory))
+                command = f"mnist-train --config-dir {place} experiment={BEST.stem}"
+                show(Text(f"Best settings: {command}"), soft_wrap=True)  # whole, to be copied
             for kind, save in (("png", png), ("svg", svg)):
                 durable_write(directory / f"search.{kind}", save(figure))
             if ranked:

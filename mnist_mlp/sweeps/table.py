@@ -142,10 +142,11 @@ def view(runs: Sequence[Run]) -> Group:
         heading += ": mean ± standard deviation"
     rows = [
         TableRow(
-            variant, length if len(lengths) > 1 else None, of_it, [result_of[run.name] for run in completed(of_it)]
+            variant, (length or None) if several else None, of_it, [result_of[run.name] for run in completed(of_it)]
         )
         for variant in variants([run for run in runs if not run.damaged])
         for lengths in [by_length(variant.runs)]
+        for several in [len(lengths.keys() - {0}) > 1]  # 0: of those that never began
         for length, of_it in lengths.items()
     ]
     both = {"dropout_as_run", "dropout_scheduler"} <= {run.experiment for run in runs}
@@ -156,7 +157,7 @@ def view(runs: Sequence[Run]) -> Group:
 def _not_completed(results: Sequence[Result]) -> list[Text]:
     counts = Counter(result["status"] for result in results)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    lines = [] if set(counts) == {"completed"} else [Text(f"{len(results)} runs: {said}")]
+    lines = [] if set(counts) == {"completed"} else [Text(f"{len(results)} run{'s' * (len(results) != 1)}: {said}")]
     told = [result for result in results if result["error"] and result["status"] not in ("interrupted", "running")]
     return lines + [Text(f"  {result['run']}: {result['error']}", style="red") for result in told]
 

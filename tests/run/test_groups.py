@@ -26,6 +26,27 @@ def test_runs_are_grouped_by_settings_then_length_then_seed(tmp_path: Path) -> N
     assert set(varied(runs)[runs[0].name]) == {"optimizer.lr", "trainer.max_epochs"}
 
 
+def test_a_run_that_never_began_leaves_the_names_of_the_others_short(tmp_path: Path) -> None:
+    make_run(tmp_path, "baseline", "A", 0)
+    make_run(tmp_path, "baseline", "A", 0, settings={"optimizer.lr": 0.1})
+    path = make_run(tmp_path, "baseline", "A", 1, status="failed")
+    for name in ("config.yaml", "metrics.csv"):
+        (path / name).unlink()
+    assert sorted(variant.label for variant in variants(read_runs(tmp_path))) == [
+        "baseline, A",
+        "baseline, A, lr=0.001",
+        "baseline, A, lr=0.1",
+    ]
+
+
+def test_a_record_may_call_a_network_anything(tmp_path: Path) -> None:
+    path = make_run(tmp_path, "baseline", "A")
+    name = "x" * 5000  # longer than a file system takes
+    (path / "run.json").write_text((path / "run.json").read_text().replace("network_a", name))
+    (run,) = read_runs(tmp_path)
+    assert (run.model, command([run])) == (name, None)
+
+
 def test_a_part_that_others_lack_is_named_by_its_class(tmp_path: Path) -> None:
     step = {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 10, "gamma": 0.1}
     make_run(tmp_path, "baseline", "A", 0)

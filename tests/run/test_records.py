@@ -48,6 +48,8 @@ def test_a_run_before_its_first_epoch_has_no_epochs(tmp_path: Path) -> None:
     ("file", "content", "problem"),
     [
         ("run.json", "{", "has a damaged run.json"),
+        ("run.json", '{"seed": 1, "seed": 2}', r"has a damaged run.json \(it has 'seed' twice\)"),
+        ("config.yaml", "a:\n  b: 1\n  b: 2\n", r"config.yaml: cannot be read \(it has 'b' twice\)"),
         ("config.yaml", "a: [", "config.yaml: cannot be read"),
         ("config.yaml", "a", "config.yaml: holds no settings"),
         ("config.yaml", "a: ${b}", r"config.yaml: holds what cannot be used \(Interpolation key 'b' not found\)"),

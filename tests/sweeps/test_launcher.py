@@ -187,21 +187,38 @@ def test_a_job_is_tried_again_and_the_first_failure_can_stop_the_others(
     assert sorted(set(starts(tmp_path / "logs" / "sweeps" / "fast"))) == ["model.units=32", "model.units=8"]
 
 
+def test_a_job_that_never_began_has_its_name_in_the_table(command: Command, sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "raise16").touch()
+    done = command("mnist-train", *sweep("model.units=16", "seed=3"))
+    assert done.returncode == 1
+    record = json.loads(next(tmp_path.rglob("run.json")).read_text())
+    assert {name: record[name] for name in ("status", "experiment", "model", "seed")} == {
+        "status": "failed",
+        "experiment": "baseline",
+        "model": "flagged",
+        "seed": 3,
+    }
+    assert re.search(r"^baseline\s*\nflagged\s*\n1 failed", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
         ("hydra.launcher.jobs=0", "hydra.launcher.jobs=0: must be a whole number of at least 1, or null"),
         ("hydra.launcher.retries=-1", "hydra.launcher.retries=-1: must be a whole number of at least 0"),
         ("hydra.launcher.fail_fast=1", "hydra.launcher.fail_fast=1: must be true or false"),
+        ("model=network_a,c", "model=c: there is no such model; choose one of network_a, network_b, tiny"),
+        ("seed=0,0", "sweep=logs/sweeps/s: two jobs have the same directory: give each value once"),
         ("optimizer.lr=0.1,-1", "optimizer.lr=-1: must be a number above 0 and at most 3.4e+38"),
     ],
 )
 def test_a_sweep_that_cannot_be_run_starts_nothing(
     command: Command, tiny: list[str], tmp_path: Path, setting: str, sentence: str
 ) -> None:
-    done = command("mnist-train", "-m", "sweep=s", "seed=0,1", *tiny, setting)
+    seeds = [] if setting.startswith("seed=") else ["seed=0,1"]
+    done = command("mnist-train", "-m", "sweep=s", *seeds, *tiny, setting)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{sentence}\n")
-    assert not list(tmp_path.rglob("train.log"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_belongs_to_one_process(command: Command, tiny: list[str], tmp_path: Path) -> None:
