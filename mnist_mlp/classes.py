@@ -4,8 +4,10 @@ Imports PyTorch, as what it looks at does. `settings.check` has looked at the ar
 """
 
 import contextlib
+import difflib
 import inspect
 import os
+import pkgutil
 import pydoc
 import types
 import warnings
@@ -144,7 +146,7 @@ def _check_arguments(place: str, node: DictConfig) -> None:
         problem = f"cannot be imported ({type(error.value).__name__}: {error.value})"
         raise SettingError(f"{place}._target_", target, problem) from error
     if not callable(found):
-        problem = "is not a class" if found else "is not there: give the full name of a class, such as torch.optim.Adam"
+        problem = "is not a class" if found else _not_there(target)
         raise SettingError(f"{place}._target_", target, problem)
     try:
         signature = inspect.signature(found)
@@ -165,6 +167,23 @@ def _check_arguments(place: str, node: DictConfig) -> None:
             and not (values.get("_partial_") or values.get("_args_") or name in GIVEN)
         ):
             raise SettingError(place, target, f"takes {name}, which has no default: add +{place}.{name}=VALUE")
+
+
+def _not_there(target: str) -> str:
+    """Which part of a class's full name is not there, with a close name where there is one."""
+    first, *others = target.split(".")
+    owner: Any = pydoc.locate(first)
+    if owner is None:
+        close = difflib.get_close_matches(first, [module.name for module in pkgutil.iter_modules()], n=1)
+        problem = f"there is no module {first} (looked for in the current directory and among what is installed)"
+        return problem + (f"; did you mean {close[0]}?" if close else "")
+    path = first
+    for name in others:
+        if (inner := pydoc.locate(f"{path}.{name}")) is None:
+            break
+        owner, path = inner, f"{path}.{name}"
+    close = difflib.get_close_matches(name, dir(owner), n=1)
+    return f"{path} has no {name}" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _check_value(setting: str, value: Any, annotation: Any, taker: str) -> None:

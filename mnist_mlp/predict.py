@@ -28,12 +28,14 @@ def main() -> None:
         description="Says which digit is on each image, dark on light or light on dark.",
         usage="%(prog)s [-h] [--model NAME|YAML] [--show] [--pictures DIR] [--json] [CHECKPOINT] IMAGE [IMAGE ...]",
     )
-    parser.add_argument("paths", metavar="CHECKPOINT", type=Path, nargs="+", help=CHECKPOINT_HELP)
+    parser.add_argument("paths", metavar="CHECKPOINT", type=Path, nargs="*", help=CHECKPOINT_HELP)
     parser.add_argument("--model", metavar="NAME|YAML", help=MODEL_HELP)
     parser.add_argument("--show", action="store_true", help="also the 28x28 pixels that the network sees")
     parser.add_argument("--pictures", metavar="DIR", type=Path, help="a PNG for each image: it, these pixels, all ten")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args()
+    if not arguments.paths:
+        parser.error("give at least one IMAGE, a PNG or JPEG")
     prepare_process(threads=None, portable=True)
     with one_sentence():
         import_from_here()

@@ -187,7 +187,7 @@ def fit(session: Session, config: DictConfig, run: RunDirectory) -> None:
     device = session.trainer.strategy.root_device
     reason = not_portable(config.portable, config.trainer.steps, device, session.optimizer)
     if config.portable and reason:
-        log.warning("its bits hold on this kind of processor only: %s", reason)
+        log.warning("a rerun on another kind of CPU may differ: %s", reason)
     run.update_record(
         experiment=config.experiment,
         model=name_network(config.network, flatten(OmegaConf.to_container(config))),

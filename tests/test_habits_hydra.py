@@ -23,10 +23,13 @@ FILES = {
     "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,1'}}}\n",
     "experiment/wide.yaml": "# @package _global_\ndefaults:\n  - override /model: bare\nmodel: {dropout: 0.3}\n",
     "experiment/there.yaml": "# @package _global_\nhydra: {job: {chdir: true}}\n",
+    "experiment/unpacked.yaml": "seed: 3\n",
     "model/bare.yaml": "_target_: torch.nn.Flatten\n",
     "model/open.yaml": "_target_: mnist_mlp.backbone.MLP\nhidden: [3,\n",
     "model/tab.yaml": "_target_: mnist_mlp.backbone.MLP\nhidden: [3]\n\tdropout: 0.1\n",
     "model/word.yaml": "abc\n",
+    "model/cnn.yaml": "_target_: torch.nn.modules.flatten.Unflatten\ndim: 1\n",
+    "experiment/on_cnn.yaml": "# @package _global_\ndefaults:\n  - override /model: cnn\n",
     "model/typo.yaml": "_target_: mnist_mlp.backbone.MLQ\nhidden: [3]\n",
     "callbacks/ema.yaml": "mine: {_target_: lightning.pytorch.callbacks.Timer}\n",
     "callbacks/stop_early.yaml": "stop:\n  _target_: lightning.pytorch.callbacks.EarlyStopping\n  monitor: val/loss\n",
@@ -76,6 +79,12 @@ REFUSED: dict[str, str] = {
     "takes it: add it with +trainer.limit_train_batches=0.1",
     "scheduler=cosine scheduler.eta_min=0.1": "scheduler.eta_min=0.1: is not in the configuration yet, and "
     "CosineAnnealingLR takes it: add it with +scheduler.eta_min=0.1",
+    "model=cnn model.unflattened_size=16": "model.unflattened_size=16: is not in the configuration yet, and Unflatten "
+    "takes it: add it with +model.unflattened_size=16",
+    "experiment=on_cnn model.unflattened_size=16": "model.unflattened_size=16: is not in the configuration yet, and ",
+    "model=cnn model.hidden=16": "model.hidden=16: there is no setting model.hidden; torch.nn.modules.",
+    "model._target_=my_nosuch.Net": "model._target_=my_nosuch.Net: there is no module my_nosuch (looked for in the cur",
+    "experiment=unpacked": "experiment=unpacked: its file lacks the first line `# @package _global_`",
     "+trainer.plugins=[]": "trainer.plugins=[]: is not taken from the configuration: its plugins write checkpoints",
     **{
         f"{plus}trainer.{name}=1": f"trainer.{name}=1: is not taken from the configuration: "
@@ -100,7 +109,7 @@ REFUSED: dict[str, str] = {
     "model=open": "mine/model/open.yaml, line 3: is not YAML (",
     "model=tab": "mine/model/tab.yaml, line 3: is not YAML (",
     "model=word": "model.abc=null: model names no class",
-    "model=typo": "model._target_=mnist_mlp.backbone.MLQ: is not there: give the full name of a class",
+    "model=typo": "model._target_=mnist_mlp.backbone.MLQ: mnist_mlp.backbone has no MLQ; did you mean MLP?",
     "+callbacks.x=3": "callbacks.x=3: must name its class",
     "seed=${oc.env:NOBODYS,3}": "seed=3: must be a whole number of at least 0 and below 2**64; a variable of the "
     "environment is a text, and becomes a value by ${oc.decode:${oc.env:NOBODYS,3}}",

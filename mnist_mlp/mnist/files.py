@@ -7,6 +7,7 @@ reads files and the package may be read-only.
 import gzip
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
@@ -80,11 +81,14 @@ def _refuse_missing(raw: Path, dataset: str, root: str | None, place: Path) -> N
     for name in DATA_FILES:
         if not (raw / name).is_file():
             remedy = "unpack the .gz that is there" if (raw / f"{name}.gz").is_file() else "set data.download=true"
-            where = "" if root is not None else f"{place} "
+            if root is None:
+                option = re.sub("(?<=[a-z])(?=[A-Z])", "_", dataset).lower()
+                problem = f"its files are not there yet: {place} has no {dataset}/raw/{name}"
+                raise SettingError("data", option, f"{problem}; data.download=true fetches them")
             raise SettingError(
                 "data.root",
                 root,
-                f"{where}has no {dataset}/raw/{name}: give a root that does, or {remedy}",
+                f"has no {dataset}/raw/{name}: give a root that does, or {remedy}",
             )
 
 

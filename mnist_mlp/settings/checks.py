@@ -338,15 +338,16 @@ def make_directory(path: Path, setting: str = "run_dir") -> None:
         ) from error
 
 
-def no_such_setting(setting: str, known: Collection[str], application: str = "train") -> str:
-    """What to say of a setting that is not among those known, with the one that was probably meant."""
+def no_such_setting(setting: str, known: Collection[str], application: str = "train", takes: str | None = None) -> str:
+    """What to say of a setting that is not among those known: with the one that was probably meant; where there is
+    none, with what the group's class `takes`, a clause."""
     group, _, leaf = setting.rpartition(".")
     if group == "trainer" and leaf in REMOVED_FROM_TRAINER:
         return f"Lightning has removed it: {REMOVED_FROM_TRAINER[leaf]}"
     if leaf in ELSEWHERE:
         return f"there is no setting {setting}: {ELSEWHERE[leaf]}"
     close = _closest(group, leaf, known)
-    hint = f"did you mean {close}?" if close else f"mnist-{application} --cfg job lists them all"
+    hint = f"did you mean {close}?" if close else takes or f"mnist-{application} --cfg job lists them all"
     return f"there is no setting {setting}; {hint}"
 
 

@@ -39,11 +39,15 @@ def refuse_derived(config: DictConfig, hydra: DictConfig | HydraConf) -> None:
         problem = f"follows from {group}=NAME, which chooses what is run: leave it out"
         if setting in given and setting != group:
             raise SettingError(setting, str(given[setting].input_line).partition("=")[2], problem)
-        if setting in config and hydra.runtime.choices.get(group) is None:  # taken out, or a list of them
+        choice = hydra.runtime.choices.get(group)
+        if setting in config and choice is None:  # taken out, or a list of them
             value = str(given[group].input_line).partition("=")[2] if group in given else None
             problem = f"must be one option, by which a run is called: {', '.join(options(group))}, or one of your own"
             raise SettingError(group, value or None, f"{problem}; several are a sweep, as in -m {group}=ONE,OTHER")
-        if setting in config and config[setting] != hydra.runtime.choices.get(group):
+        if setting == group and isinstance(config[setting], DictConfig) and choice not in options(group):
+            problem = "its file lacks the first line `# @package _global_`, by which its settings are the run's"
+            raise SettingError(group, choice, problem)
+        if setting in config and config[setting] != choice:
             raise SettingError(setting, config[setting], problem)
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import yaml
+from hydra._internal.utils import get_args_parser  # what Hydra's own flags are, it says nowhere else
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -17,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mnist_mlp.settings.checks import no_such_setting
 from mnist_mlp.settings.composed import compose_config, groups, options
 from mnist_mlp.settings.rules import GIVEN_TO_TRAINER, TRAINER
-from mnist_mlp.settings.values import NonFiniteLossError, SettingError, flatten
+from mnist_mlp.settings.values import NonFiniteLossError, SettingError, as_override, flatten
 from mnist_mlp.signatures import parameters
 from mnist_mlp.surroundings import CLOSED_PIPE, OUTPUT, PLACE_ERRORS, one_line, place_problem, settle_in
 
@@ -129,33 +131,37 @@ def _unknown_setting(setting: str, text: str, application: str) -> str:
     given = found[1] if found else setting
     if "No match in the defaults list" in text:
         return f"{given}: {setting} is a group without a default: choose an option of it with +{given}"
-    if application == "train":
-        if (hint := _forgotten_plus(setting, given)) is not None:
-            return f"{given}: {hint}"
-        others = groups()
-    else:
-        others = ["network", "data"]
-    known = [*flatten(compose_config([], application)), *others]
+    group, _, name = setting.rpartition(".")
+    if application != "train":
+        known = [*flatten(compose_config([], application)), "network", "data"]
+        return f"{given}: {no_such_setting(setting, known, application)}"
+    if group == "trainer" and name in GIVEN_TO_TRAINER:
+        return f"{given}: is not taken from the configuration: {GIVEN_TO_TRAINER[name]}"
+    composed = _as_chosen()
+    known = [*flatten(composed), *groups()]
+    node = composed.get(group)
+    target = TRAINER if group == "trainer" else node.get("_target_") if isinstance(node, DictConfig) else None
+    taken = parameters(str(target)) or ()
+    if name in taken:
+        taker = str(target).rpartition(".")[2]
+        return f"{given}: is not in the configuration yet, and {taker} takes it: add it with +{given}"
     if setting in known:  # was given a mapping
         return f"{given}: a setting in it is not there yet: set each by itself, as in +{setting}.NAME=VALUE"
-    return f"{given}: {no_such_setting(setting, known, application)}"
+    takes = f"{target} takes {', '.join(taken)}" if taken and group != "trainer" else None
+    return f"{given}: {no_such_setting(setting, known, application, takes)}"
 
 
-def _forgotten_plus(setting: str, given: str) -> str | None:
-    """What to say of a setting that is not in the configuration, where the class that is built takes it."""
-    group, _, name = setting.rpartition(".")
-    if group == "trainer" and name in GIVEN_TO_TRAINER:
-        return f"is not taken from the configuration: {GIVEN_TO_TRAINER[name]}"
-    target = TRAINER
-    if group != "trainer":
-        chosen = [argument for argument in sys.argv[1:] if argument.startswith(f"{group}=")]
-        try:
-            node = compose_config(chosen).get(group)
-        except HydraException:  # an option, or a directory, of the user's own
-            return None
-        if not isinstance(node, DictConfig) or "_target_" not in node:
-            return None
-        target = str(node._target_)
-    if name not in (parameters(target) or ()):
-        return None
-    return f"is not in the configuration yet, and {target.rpartition('.')[2]} takes it: add it with +{given}"
+def _as_chosen() -> DictConfig:
+    """The configuration with the options that the command line chooses, of a sweep the first of each, and with the
+    user's own files; that of the package where it cannot be composed so."""
+    given, _ = get_args_parser().parse_known_args(sys.argv[1:])
+    try:
+        chosen = []
+        for override in OverridesParser.create().parse_overrides(given.overrides):
+            if override.key_or_group.lstrip("+") in groups() and not override.is_delete():
+                value = next(override.sweep_string_iterator()) if override.is_sweep_override() else None
+                chosen.append(f"{override.key_or_group}={value}" if value is not None else str(override.input_line))
+        own = [f"hydra.searchpath=[{as_override(os.path.abspath(given.config_dir))}]"] if given.config_dir else []
+        return compose_config([*own, *chosen])
+    except (HydraException, OmegaConfBaseException, SettingError, StopIteration):
+        return compose_config([])
