@@ -28,6 +28,7 @@ from mnist_mlp.run.process import prepare_process
 from mnist_mlp.run.signals import InterruptionError
 from mnist_mlp.settings import (
     DERIVED,
+    ELSEWHERE,
     SWEEP_RULES,
     NonFiniteLossError,
     SettingError,
@@ -170,7 +171,7 @@ def _refuse_flag(parser: argparse.ArgumentParser, flag: str, arguments: list[str
     value = value or (after if re.fullmatch(r"[^-=][^=]*", after) else "VALUE")
     known = [*flatten(compose_config([])), *groups()]
     setting = next((setting for setting in known if setting.rpartition(".")[2] == name.replace("-", "_")), None)
-    hint = f"a setting is written {setting}={value}" if setting else "--hydra-help lists them"
+    hint = f"a setting is written {setting}={value}" if setting else ELSEWHERE.get(name, "--hydra-help lists them")
     parser.exit(2, f"{flag}: there is no such flag; {hint}\n")
 
 

@@ -56,7 +56,7 @@ class Recorded:
 
     def __str__(self) -> str:
         experiment, model, seed, status = map(self.record.get, ("experiment", "model", "seed", "status"))
-        what = f"{experiment}, {model}, seed {seed}, {len(self.epochs)} epochs, {status}"
+        what = f"{experiment}, {model}, seed {seed}, {len(self.epochs)} epoch{'s' * (len(self.epochs) != 1)}, {status}"
         return f"{os.path.relpath(self.path)} ({what})"
 
     @property

@@ -113,7 +113,7 @@ def load_classifier(checkpoint: Path | None, model: str | Path | None = None) ->
     if checkpoint is None:
         network = OWN if model is None else str(model)
         return _with_plain_weights(own_weights(network), network, known=True)
-    if (best := checkpoint / "checkpoints" / "best.ckpt").is_file():
+    if os.path.isfile(best := checkpoint / "checkpoints" / "best.ckpt"):
         raise SettingError("CHECKPOINT", checkpoint, f"is a run's directory: give {best}")
     content = None if checkpoint.suffix == ".safetensors" else read_file(checkpoint, "CHECKPOINT")
     if content is None or not (isinstance(content, dict) and "hyper_parameters" in content):

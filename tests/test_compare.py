@@ -7,6 +7,7 @@ import pytest
 from helpers import Command, Runner
 
 from mnist_mlp.compare import Pair, Recorded
+from mnist_mlp.evaluate import load_classifier
 from mnist_mlp.settings import SettingError
 
 Finished = tuple[Path, dict[str, Any]]
@@ -39,6 +40,16 @@ def test_a_recorded_setting_that_refers_to_nothing_is_one_sentence(finished: Fin
     assert str(refused.value) == (
         f"RUN_DIR={tmp_path / 'config.yaml'}: holds what cannot be used (Interpolation key 'a' not found)"
     )
+
+
+def test_another_path_than_a_runs_directory_is_told_of(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished[0], tmp_path / "runs" / "one")
+    with pytest.raises(SettingError, match=r"RUN_DIR=\S+/runs\S*: .*one"):
+        Recorded(tmp_path / "runs")
+    with pytest.raises(SettingError, match=r"RUN_DIR=\S+/one/config\.yaml: .*/one"):
+        Recorded(tmp_path / "runs" / "one" / "config.yaml")
+    with pytest.raises(SettingError, match=r"CHECKPOINT=\S+/one: .*/one/checkpoints/best\.ckpt"):
+        load_classifier(tmp_path / "runs" / "one")
 
 
 def test_of_runs_of_two_lengths_it_says_whether_what_both_have_is_the_same(edited: Any, finished: Finished) -> None:

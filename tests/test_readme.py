@@ -145,7 +145,7 @@ def test_the_first_table_is_that_of_the_records() -> None:
 
 def _spread(values: list[float], digits: int) -> str:
     mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+    return f"{mean}\u00a0±\u00a0{statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def test_it_is_read_in_ten_minutes() -> None:

@@ -37,7 +37,7 @@ BAD_INPUT = {
     "optimizer.fused=maybe": "optimizer.fused=maybe: must be true or false, or null",
     "trainer.deterministic=maybe": "trainer.deterministic=maybe: must be true, false or warn",
     "data.mirror=banana": "data.mirror=banana: must be a URL, such as https://example.org/mnist, or null",
-    "sweep=../..": "sweep=../..: must be a name such as seeds or paper/long: it becomes logs/sweeps/NAME",
+    "sweep=../..": "sweep=../..: is of a sweep, and this is a single run: add -m",
     "trainer.max_epochs=0": "trainer.max_epochs=0: must be a whole number of at least 1",
     "trainer.max_epochs=2.5": "trainer.max_epochs=2.5: must be a whole number of at least 1",
     "trainer=3": "trainer=3: must be a group of settings, such as trainer.accelerator",

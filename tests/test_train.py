@@ -429,3 +429,22 @@ def test_a_sweep_is_asked_for_anywhere(flag: str, place: int) -> None:
     """Where Hydra's own parser takes a flag first only; that a sweep with -m at its end runs: test_habits_hydra.py."""
     given = ["experiment=baseline", "seed=0,1"]
     assert arranged([*given[:place], flag, *given[place:]]) == [flag, *given]
+
+
+@pytest.mark.parametrize(
+    ("flag", "hint"),
+    [
+        ("--max_epochs=3", "a setting is written trainer.max_epochs=3"),
+        ("--epochs=3", "the number of epochs is trainer.max_epochs"),
+        ("--nosuch", "--hydra-help lists them"),
+    ],
+)
+def test_a_setting_that_is_written_as_a_flag_is_told_of(
+    flag: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        arranged([flag])
+    assert (ended.value.code, capsys.readouterr().err) == (
+        2,
+        f"{flag}: there is no such flag; {hint}\n",
+    )

@@ -133,7 +133,8 @@ def _expression(config: DictConfig) -> Results:
     difference = prove(passes)
     count = sum(gradient is not None for gradient in passes.gradients)
     proof = (
-        f"{len(passes.values)} values and {count} gradients agree with torch.autograd in float64, but for rounding: "
+        f"{len(passes.values)} value{'s' * (len(passes.values) > 1)} and {count} gradient{'s' * (count != 1)} agree "
+        "with torch.autograd in float64, but for rounding: "
         f"the largest difference is {difference:.2g}."
     )
     sections = Derivation(passes, Notation()).sections()

@@ -315,7 +315,7 @@ def load_settings(path: Path, setting: str) -> DictConfig:
         raise SettingError(setting, path, "there is no such directory") from error
     except OSError:  # said where the file is read
         pass
-    if (path.parent / "config.yaml").is_file() and path.is_file():
+    if os.path.isfile(path) and os.path.isfile(path.parent / "config.yaml"):
         raise SettingError(setting, path, f"is a file in a run's directory: give {path.parent}")
     if not os.path.lexists(path / "config.yaml") and (run := next(find_runs(path), path)) != path:
         raise SettingError(setting, path, f"holds runs: give one of them, such as {run}")

@@ -134,7 +134,7 @@ def refuse_arguments(place: str, node: DictConfig, taken: Sequence[str]) -> None
         if not name.startswith("_") and name not in taken and (place, name) not in TAKEN_OUT:
             known = [argument for argument in taken if argument not in GIVEN]
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known) or 'none'}"
+            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known) or 'no arguments'}"
             setting = f"{place}.{name}"
             if (experiment := _experiment_that_sets(setting)) is not None:
                 hint = f"experiment={experiment} sets it: ~{setting} leaves it out"

@@ -244,6 +244,8 @@ _IN_MEMORY = "all images lie in memory, so there is nothing for workers to load"
 ELSEWHERE = {
     "ckpt_path": REMOVED_FROM_TRAINER["resume_from_checkpoint"],
     "seed_everything": "the seed is seed=0",
+    "learning_rate": "the learning rate is optimizer.lr",
+    "epochs": "the number of epochs is trainer.max_epochs",
     **dict.fromkeys(("num_workers", "pin_memory", "persistent_workers"), _IN_MEMORY),
 }
 

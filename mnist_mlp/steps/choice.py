@@ -78,9 +78,8 @@ def choose(config: DictConfig, backbone: nn.Module, optimizer: Optimizer, callba
             raise SettingError("trainer.steps", asked, f"{refusal.why}; trainer.steps=auto does without")
         return Choice(asked, True)
     if single:
-        return Choice(
-            "eager", False, f"Each minibatch is a step by itself, which takes several times as long: {single}"
-        )
+        slower = "Training takes several times as long, because each minibatch is a step of Lightning's own"
+        return Choice("eager", False, f"{slower}: {single}")
     for kind in AUTO if asked == "auto" else ():
         refusal = REFUSALS[kind](config, backbone, optimizer)
         if not refusal:
