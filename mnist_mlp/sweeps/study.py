@@ -74,10 +74,13 @@ def open_study(path: Path, direction: Direction | None = None) -> tuple["Study",
             (state,) = database.execute("pragma quick_check").fetchone()
             database.execute("select 1 from studies")
             orphan = database.execute("pragma foreign_key_check").fetchone()
+            twice = database.execute("select number from trials group by number having count(*) > 1").fetchone()
         if state != "ok":
             raise ValueError(state)
         if orphan is not None:
             raise ValueError(f"a row of {orphan[0]} belongs to one of {orphan[2]} that is missing")
+        if twice is not None:  # of which Optuna shows one
+            raise ValueError(f"two trials have the number {twice[0]}")
         storage = optuna.storages.RDBStorage(url)
         study = optuna.load_study(study_name="search", storage=storage)
         _check(study)

@@ -355,16 +355,24 @@ def test_the_conclusion_ranks_and_draws(played: Callable[..., Played], tmp_path:
     assert (search.directory / "search.svg").read_text() == svg
 
 
-def test_a_trial_that_is_lost_is_noticed_by_what_it_leaves(played: Callable[..., Played]) -> None:
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        # Its settings would become those of the next one.
+        ("delete from trials where number = 1", r"a row of trial_\w+ belongs to one of trials that is missing"),
+        ("update trials set number = 0", "two trials have the number 0"),
+    ],
+)
+def test_trials_that_are_lost_or_called_alike_are_noticed(
+    played: Callable[..., Played], change: str, problem: str
+) -> None:
     search = played("search.trials=2")
     search.play(valley)
     search.search.ask()
     close(search.search.storage)
     with closing(sqlite3.connect(search.directory / STUDY)) as database, database:
-        database.execute("delete from trials where number = 1")  # whose settings would become those of the next one
-    with pytest.raises(
-        SettingError, match=r"study\.db: is damaged.*a row of trial_\w+ belongs to one of trials that is"
-    ):
+        database.execute(change)
+    with pytest.raises(SettingError, match=rf"study\.db: is damaged.*{problem}"):
         search.restarted()
 
 
