@@ -142,12 +142,12 @@ class SweepLauncher(Launcher):
 
 def _remove_empty(directory: Path) -> None:
     """Removes the directory of a sweep that was refused, where it holds only what Hydra and the lock have put there,
-    and those around it that were made for it."""
+    and the empty ones around it that lie in the working directory, such as logs/sweeps."""
     if {path.name for path in directory.iterdir()} <= {"multirun.yaml", ".lock"}:
         for path in directory.iterdir():
             path.unlink()
         for place in (directory, *directory.parents):
-            if place == Path.cwd() or any(place.iterdir()):
+            if any(place.iterdir()) or (place != directory and Path.cwd() not in place.parents):
                 break
             place.rmdir()
 

@@ -5,6 +5,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ def test_what_a_service_refuses_is_one_sentence(run: Runner, tmp_path: Path, mon
     sentence = r"logger\.mlflow=lightning\S+MLFlowLogger: refused \(The filesystem tracking backend .*maintenance mode"
     with pytest.raises(SettingError, match=sentence):
         run("logger=mlflow", "logger.mlflow.tracking_uri=file:./mlruns")
+    import_module("wandb").teardown()  # else its session of the test before is still there, and offline
     monkeypatch.setenv("HOME", str(tmp_path))  # nobody has logged in
     with pytest.raises(SettingError, match=r"logger\.wandb=lightning\S+WandbLogger: refused \(.*API key"):
         run("logger=wandb")
