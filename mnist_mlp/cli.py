@@ -1,6 +1,5 @@
 """`mnist-train`: one run, or with -m a sweep. `main` is the command, a Hydra application; `train` does the work."""
 
-import argparse
 import contextlib
 import logging
 import os
@@ -8,11 +7,9 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
-import yaml
-from hydra._internal.utils import get_args_parser  # what Hydra's own flags are, it says nowhere else
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,7 +25,6 @@ from mnist_mlp.run.process import prepare_process
 from mnist_mlp.run.signals import InterruptionError
 from mnist_mlp.settings import (
     DERIVED,
-    ELSEWHERE,
     SWEEP_RULES,
     NonFiniteLossError,
     SettingError,
@@ -36,9 +32,8 @@ from mnist_mlp.settings import (
     check,
     check_accelerator,
     check_rules,
-    compose_config,
+    divided,
     end,
-    flatten,
     groups,
     make_directory,
     name_sweep_jobs,
@@ -50,7 +45,7 @@ from mnist_mlp.settings import (
     without_hydra,
 )
 from mnist_mlp.surroundings import import_from_here, interruptible
-from mnist_mlp.sweeps.launcher import register
+from mnist_mlp.sweeps.launcher import register, remove_refused
 from mnist_mlp.sweeps.local import ProcessLauncher
 from mnist_mlp.sweeps.ray import RayLauncher
 from mnist_mlp.sweeps.slurm import SlurmLauncher
@@ -82,77 +77,20 @@ def main() -> None:
             for directory in here:
                 with contextlib.suppress(SettingError):  # no job has left a record
                     summarise(directory)
+            if HydraConfig.initialized():
+                made = HydraConfig.get().sweep if HydraConfig.get().mode == RunMode.MULTIRUN else HydraConfig.get().run
+                remove_refused(Path(made.dir).absolute())
 
 
 def arranged(arguments: list[str]) -> list[str]:
-    """The command line in the order that Hydra's parser takes: flags, then overrides.
+    """The command line as Hydra takes it: flags first, places quoted, each group with a name of an option.
 
     Raises:
         SettingError: a group is given what is no name of an option.
         SystemExit: there is no such flag, or flags that exclude each other; status 2.
     """
-    parser = get_args_parser()
-    parser.prog = "mnist-train"
-    given, unknown = parser.parse_known_intermixed_args(arguments)
-    if unknown:
-        _refuse_flag(parser, unknown[0], arguments)
-    if refused := _not_together(given):
-        parser.exit(2, f"{refused}\n")
-    flags = list(arguments)
-    for override in given.overrides:
-        flags.remove(override)
-    if given.shell_completion:
-        return [*flags, *given.overrides]
-    overrides = OverridesParser.create().parse_overrides(list(map(_place, given.overrides)))
-    return [*flags, *map(_checked, overrides)]
-
-
-def _not_together(given: argparse.Namespace) -> str | None:
-    """What is wrong with the flags, where Hydra passes one over or fails; None where nothing is."""
-    if given.experimental_rerun is not None:
-        return "--experimental-rerun: takes a pickled job, and runs keep none: mnist-rerun RUN_DIR repeats a run"
-    if given.config_path is not None:
-        return "--config-path: would take the place of the package's own files: --config-dir DIR adds yours to them"
-    if given.help or given.hydra_help:
-        return None
-    if given.multirun and (given.cfg or given.info):
-        return "-m: leave it out with --cfg and --info, which show one run's configuration"
-    modes = {"--run": given.run, "-m": given.multirun, "--cfg": given.cfg, "--info": given.info}
-    modes["--shell-completion"] = given.shell_completion
-    several = [flag for flag, there in modes.items() if there]
-    if len(several) > 1:
-        return f"{several[0]}: does something else than {several[1]}: give one of them"
-    for flag, there in (("--package", given.package is not None), ("--resolve", given.resolve)):
-        if there and not given.cfg:
-            return f"{flag}: is of what --cfg shows: add --cfg job"
-    if given.shell_completion:
-        return _no_completion(given.overrides)
-    return _no_run(given.config_name, given.config_dir)
-
-
-def _no_completion(given: list[str]) -> str | None:
-    """What is wrong with what --shell-completion is given; None where nothing is."""
-    named = [re.fullmatch("(install|uninstall|query)=(bash|fish|zsh)", word) for word in given]
-    if len(named) != 1 or named[0] is None:
-        return "--shell-completion: takes install or uninstall, and a shell: -sc install=bash, fish or zsh"
-    if named[0][1] == "query" and "COMP_LINE" not in os.environ:
-        return "--shell-completion: query is for the shell, which says in COMP_LINE what was typed"
-    return None
-
-
-def _no_run(name: str | None, directory: str | None) -> str | None:
-    """Why a configuration file is not one of a run, as far as it says that itself; None where it may be."""
-    name = (name or "train").removesuffix(".yaml")
-    if name == "train" or (directory is not None and not os.path.isdir(directory)):
-        return None
-    file = Path(directory) / f"{name}.yaml" if directory is not None else None
-    if file is None or not file.is_file():
-        return f"--config-name {name}: is no run's configuration: give a file in --config-dir, or leave it out"
-    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # Hydra will say so
-        stated = yaml.safe_load(file.read_text("utf-8"))
-        if isinstance(stated, dict) and "train" not in (stated.get("defaults") or []):
-            return f"--config-name {name}: lacks a run's settings: begin it with `defaults: [train, _self_]`"
-    return None
+    flags, given = divided(arguments, "train")
+    return [*flags, *map(_checked, OverridesParser.create().parse_overrides(list(map(_place, given))))]
 
 
 def _place(override: str) -> str:
@@ -162,17 +100,6 @@ def _place(override: str) -> str:
     if name.lstrip("+") not in PATHS or not plain or value.lower() == "null":
         return override
     return f"{name}{equals}{as_override(os.path.expanduser(value))}"
-
-
-def _refuse_flag(parser: argparse.ArgumentParser, flag: str, arguments: list[str]) -> NoReturn:
-    """Ends the process: a setting was written as a flag, or the flag is mistyped."""
-    name, _, value = flag.lstrip("-").partition("=")
-    after = [*arguments, ""][arguments.index(flag) + 1]
-    value = value or (after if re.fullmatch(r"[^-=][^=]*", after) else "VALUE")
-    known = [*flatten(compose_config([])), *groups()]
-    setting = next((setting for setting in known if setting.rpartition(".")[2] == name.replace("-", "_")), None)
-    hint = f"a setting is written {setting}={value}" if setting else ELSEWHERE.get(name, "--hydra-help lists them")
-    parser.exit(2, f"{flag}: there is no such flag; {hint}\n")
 
 
 def _checked(override: Override) -> str:
@@ -188,9 +115,11 @@ def _checked(override: Override) -> str:
         setting = name.removeprefix("hydra.sweeper.params.")
         problem = f"on the command line a sweep is {setting}=VALUE,VALUE; in a file it may be in hydra.sweeper.params"
         raise SettingError(name, text, problem)
-    if override.is_delete() or name not in groups():
+    if re.match(r"hydra\.(overrides|runtime)\b|hydra\.job\.(id|num|override_dirname|config_name)$", name):
+        raise SettingError(name, text or None, "is what Hydra notes of a command by itself: leave it out")
+    if override.is_delete() or not (name in groups() or "/" in name):
         return line
-    known = options(name)
+    known = options(name) if name in groups() else []
     if override.value() in (None, "") and "none" in known:
         return f"{given}=none"
     if override.value() in (None, "") and name == "logger":
@@ -297,21 +226,8 @@ def _refuse_in_a_sweep(given: Mapping[str, Override]) -> None:
             problem = "is of a single run: a sweep lies in logs/sweeps/NAME with sweep=NAME, or in hydra.sweep.dir"
             raise SettingError(name, _value(given[name]), problem)
     for name, override in given.items():
-        if not override.is_sweep_override():
-            continue
-        values = list(override.sweep_string_iterator())
-        if not values:
+        if override.is_sweep_override() and not list(override.sweep_string_iterator()):
             raise SettingError(name, _value(override), "has no value: a sweep takes at least one")
-        if name in groups():
-            _refuse_options(name, values)
-
-
-def _refuse_options(group: str, chosen: list[str]) -> None:
-    """Raises: SettingError, where an option of a sweep is not there; Hydra looks when it has made the directory."""
-    there = GlobalHydra.instance().config_loader().get_group_options(group)
-    for option in chosen:
-        if re.fullmatch("[A-Za-z0-9_-]+", option) and option not in there:
-            raise SettingError(group, option, f"there is no such {group}; choose one of {', '.join(there)}")
 
 
 def refuse_namesakes(config: DictConfig) -> None:

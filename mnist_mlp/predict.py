@@ -40,8 +40,6 @@ def main() -> None:
     with one_sentence():
         import_from_here()
         checkpoint, paths = divide(arguments.paths)
-        if arguments.pictures is not None:
-            make_directory(arguments.pictures, "--pictures")
         readable: dict[Path, Grey] = {}
         for path in paths:
             try:
@@ -55,9 +53,10 @@ def main() -> None:
             {"image": str(path), "digit": int(np.argmax(row)), "probabilities": row}
             for path, row in zip(readable, predictions, strict=True)
         ]
-        if arguments.pictures is not None:
-            save_pictures(results, readable, arguments.pictures)
         _print(results, readable, arguments.json, arguments.show)
+        if arguments.pictures is not None and results:
+            make_directory(arguments.pictures, "--pictures")
+            save_pictures(results, readable, arguments.pictures)
     sys.exit(0 if len(readable) == len(paths) else 1)
 
 

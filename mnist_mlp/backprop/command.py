@@ -20,7 +20,7 @@ from mnist_mlp.backprop.expression import parse
 from mnist_mlp.backprop.passes import prove, work
 from mnist_mlp.run.directory import durable_write
 from mnist_mlp.run.process import prepare_process
-from mnist_mlp.settings import BACKPROP_RULES, SettingError, check_rules, end, make_directory, one_sentence
+from mnist_mlp.settings import BACKPROP_RULES, SettingError, check_rules, divided, end, make_directory, one_sentence
 from mnist_mlp.surroundings import import_from_here
 
 MAX_NODES = 60  # nobody could read a larger graph, drawn or printed
@@ -28,32 +28,32 @@ MAX_NODES = 60  # nobody could read a larger graph, drawn or printed
 
 def main() -> None:
     """Runs `mnist-backprop`. Exit status: 0; 1 where a setting cannot be used; 2 for an unknown flag."""
-    sys.argv[1:] = quote_for_hydra(sys.argv[1:])
     with one_sentence("backprop"):
+        flags, overrides = divided(sys.argv[1:], "backprop")
+        sys.argv[1:] = [*flags, *quote_for_hydra(overrides)]
         import_from_here()
         job()
 
 
-def quote_for_hydra(arguments: list[str]) -> list[str]:
-    """The command line in Hydra's grammar, which knows neither expressions nor settings that have no default.
+def quote_for_hydra(overrides: list[str]) -> list[str]:
+    """The overrides in Hydra's grammar, which knows neither expressions nor settings that have no default.
 
     `expression=TEXT` becomes a quoted string, and removes the values of the default example. `values.NAME=` may be a
     new setting. `network=` chooses from the group `model`.
     """
     result: list[str] = []
-    for argument in arguments:
-        setting, equals, value = argument.partition("=")
+    for override in overrides:
+        setting, equals, value = override.partition("=")
         name = setting.lstrip("+") if equals else ""
         if name == "expression":
-            argument = f"expression={_quoted(value)}"
+            override = f"expression={_quoted(value)}"
             if "~values" not in result:
-                first = (i for i, other in enumerate(result) if "=" in other and not other.startswith("-"))
-                result.insert(next(first, len(result)), "~values")  # before any value that is given
+                result.insert(0, "~values")  # before any value that is given
         elif name == "values" or name.startswith("values."):
-            argument = f"++{name}={value}"
+            override = f"++{name}={value}"
         elif name == "network":
-            argument = f"model@network={value}"
-        result.append(argument)
+            override = f"model@network={value}"
+        result.append(override)
     return result
 
 

@@ -4,6 +4,7 @@
 - rules.py: what each setting may be, by the class that takes it
 - composed.py: what this package's configuration files hold, composed
 - checks.py: a run's settings against their rules and against what the classes take
+- flags.py: the flags of a command line, apart from the settings
 - sentences.py: how a command ends where something cannot be used
 
 Imports nothing heavy: `mnist-train --help` and a refused command answer at once. The other rooms import from here.
@@ -33,6 +34,7 @@ from mnist_mlp.settings.composed import (
     refuse_derived,
     without_hydra,
 )
+from mnist_mlp.settings.flags import divided
 from mnist_mlp.settings.rules import (
     BACKPROP_RULES,
     CLASS_RULES,

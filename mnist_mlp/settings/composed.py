@@ -79,16 +79,16 @@ def name_network(label: str, settings: Mapping[str, Any]) -> str:
 
 
 @cache
-def defaults() -> Mapping[str, Any]:
-    """The package's own `conf/train.yaml`, as it is written."""
-    stated: dict[str, Any] = yaml.safe_load((files("mnist_mlp.conf") / "train.yaml").read_text("utf-8"))
+def defaults(application: str = "train") -> Mapping[str, Any]:
+    """The package's own `conf/APPLICATION.yaml`, as it is written."""
+    stated: dict[str, Any] = yaml.safe_load((files("mnist_mlp.conf") / f"{application}.yaml").read_text("utf-8"))
     return stated
 
 
-def groups() -> list[str]:
-    """The groups of a run, such as `model`."""
-    named = (next(iter(default)) for default in defaults()["defaults"] if isinstance(default, Mapping))
-    return [group for group in named if "/" not in group]
+def groups(application: str = "train") -> list[str]:
+    """The groups of a run, such as `model`; of `mnist-backprop`, `data` and `network`."""
+    named = (next(iter(default)) for default in defaults(application)["defaults"] if isinstance(default, Mapping))
+    return [group.rpartition("@")[2] for group in named if "/" not in group]
 
 
 def options(group: str) -> list[str]:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mnist_mlp.settings.checks import no_such_setting
 from mnist_mlp.settings.composed import compose_config, groups, options
 from mnist_mlp.settings.rules import GIVEN_TO_TRAINER, TRAINER
-from mnist_mlp.settings.values import NonFiniteLossError, SettingError, as_override, flatten
+from mnist_mlp.settings.values import NonFiniteLossError, SettingError, as_override, flatten, printable
 from mnist_mlp.signatures import parameters
 from mnist_mlp.surroundings import CLOSED_PIPE, OUTPUT, PLACE_ERRORS, one_line, place_problem, settle_in
 
@@ -49,21 +49,37 @@ def one_sentence(application: str = "train") -> Iterator[None]:
         UnicodeDecodeError,
     ) as error:
         end(error, application)
-    except ValueError as error:
-        if not str(error).startswith("Config group override must be"):  # of a group of the user's own
-            raise
-        end(error, application)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename == OUTPUT:
             sys.exit(CLOSED_PIPE)
         if error.errno not in PLACE_ERRORS:
             raise
         end(error, application)
+    except Exception as error:
+        if not _failed_in_hydra(error):
+            raise
+        end(_unusable(error), application)
     except KeyboardInterrupt:  # where no run has taken over Ctrl-C
         sys.exit(128 + signal.SIGINT)
     finally:
         if not FULL_ERROR:
             del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _failed_in_hydra(error: Exception) -> bool:
+    """Whether Hydra's own code failed, which looks at few of its settings before it uses them, and no code of ours."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [name for name in modules if name.partition(".")[0] in ("hydra", __name__.partition(".")[0])]
+    return ours[-1].startswith("hydra")
+
+
+def _unusable(error: Exception) -> HydraException:
+    """What Hydra's own code failed at, with what the command line says to Hydra."""
+    given = [word for word in sys.argv[1:] if re.match(r"[+~]*hydra[./@=]", word)]
+    what = f"{'one of ' * (len(given) > 1)}{', '.join(given)}" if given else "a setting of Hydra's, or a group's option"
+    cause = error.__cause__ or error
+    failed = HydraException(f"{what}: Hydra cannot use it ({type(cause).__name__}: {one_line(cause)})")
+    return failed.with_traceback(error.__traceback__)
 
 
 def end(error: Exception, application: str = "train") -> NoReturn:
@@ -76,14 +92,14 @@ def end(error: Exception, application: str = "train") -> NoReturn:
 
 def sentence(error: BaseException, application: str = "train") -> str:
     """One sentence for an exception of ours, of Hydra's or of OmegaConf's; no word in it fills a screen."""
-    return LONG_WORD.sub(r"\1...\2", _sentence(error, application))
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, SettingError):
+        error = error.__cause__
+    # Ours is a line already, or an expression's, with a second line that points at the place.
+    text = str(error) if isinstance(error, SettingError) else printable(_sentence(error, application))
+    return LONG_WORD.sub(r"\1...\2", text)
 
 
 def _sentence(error: BaseException, application: str) -> str:
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, SettingError):
-        error = error.__cause__
-    if isinstance(error, SettingError):
-        return str(error)  # of an expression with a second line that points at the place
     text = str(error)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
@@ -133,7 +149,7 @@ def _unknown_setting(setting: str, text: str, application: str) -> str:
         return f"{given}: {setting} is a group without a default: choose an option of it with +{given}"
     group, _, name = setting.rpartition(".")
     if application != "train":
-        known = [*flatten(compose_config([], application)), "network", "data"]
+        known = [*flatten(compose_config([], application)), *groups(application)]
         return f"{given}: {no_such_setting(setting, known, application)}"
     if group == "trainer" and name in GIVEN_TO_TRAINER:
         return f"{given}: is not taken from the configuration: {GIVEN_TO_TRAINER[name]}"

@@ -41,7 +41,13 @@ def as_override(value: object) -> str:
     return f"'{escaped}{trailing * chr(92)}'"
 
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 LONGEST_VALUE = 80  # characters of a list or a mapping in a sentence
+
+
+def printable(text: str) -> str:
+    """A text with \\n and such in place of what would break a line, or command a terminal."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class SettingError(ValueError):
@@ -51,7 +57,7 @@ class SettingError(ValueError):
         text = str(as_override(value) if isinstance(value, Mapping | DictConfig) else spelled(value))
         if isinstance(value, Mapping | Sequence) and not isinstance(value, str) and len(text) > LONGEST_VALUE:
             text = f"{text[:LONGEST_VALUE]}..."
-        super().__init__(f"{setting}={text}: {problem}")
+        super().__init__(printable(f"{setting}={text}: {problem}"))
 
 
 class NonFiniteLossError(RuntimeError):

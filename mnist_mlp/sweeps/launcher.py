@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import os
 import shlex
+import shutil
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -79,11 +80,7 @@ class SweepLauncher(Launcher):
                 "sweep", directory, "is in use by another process: wait, or give another name"
             ) from error
         with lock:
-            try:
-                source = self._source(job_overrides, initial_job_idx, directory)
-            except Exception:
-                _remove_empty(directory)
-                raise
+            source = self._source(job_overrides, initial_job_idx, directory)
             try:
                 self._run(source, directory)
             finally:
@@ -140,14 +137,17 @@ class SweepLauncher(Launcher):
         return arguments, log
 
 
-def _remove_empty(directory: Path) -> None:
-    """Removes the directory of a sweep that was refused, where it holds only what Hydra and the lock have put there,
-    and the empty ones around it that lie in the working directory, such as logs/sweeps."""
-    if {path.name for path in directory.iterdir()} <= {"multirun.yaml", ".lock"}:
+def remove_refused(directory: Path) -> None:
+    """Removes the directory of a run or a sweep that was refused after Hydra had made it: where it holds only what
+    Hydra and the lock have put there. It goes itself, and the empty ones around it, such as logs/sweeps, where they lie
+    in the working directory."""
+    if not directory.is_dir() or {path.name for path in directory.iterdir()} - {"multirun.yaml", ".hydra", ".lock"}:
+        return
+    with contextlib.suppress(OSError, Timeout), FileLock(directory / ".lock").acquire(timeout=0):  # else it is in use
         for path in directory.iterdir():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         for place in (directory, *directory.parents):
-            if any(place.iterdir()) or (place != directory and Path.cwd() not in place.parents):
+            if any(place.iterdir()) or Path.cwd() not in place.parents:
                 break
             place.rmdir()
 

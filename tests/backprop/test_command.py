@@ -110,6 +110,17 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command: Command, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_flags_stand_anywhere_and_unknown_ones_are_told_of(command: Command, tmp_path: Path) -> None:
+    swept = command("mnist-backprop", "expression=x*y", "-m", "values.x=1,2", "values.y=3", "draw=false", "run_dir=r")
+    assert swept.returncode == 0, swept.stderr
+    assert [path.parent.name for path in sorted(tmp_path.rglob("derivation.md"))] == ["0", "1"]
+    shown = command("mnist-backprop", "expression=x", "--cfg", "job", "values.x=3")
+    assert "values:\n  x: 3\n" in shown.stdout, shown.stderr
+    refused = command("mnist-backprop", "expression=x", "--draw=false")
+    said = "--draw=false: there is no such flag; a setting is written draw=false\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", said)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["expression=a*("], ["values.x=1"]])
 def test_torch_is_not_imported_before_it_is_needed(tmp_path: Path, arguments: list[str]) -> None:
     code = (
@@ -129,13 +140,10 @@ def test_the_defaults_follow_every_rule() -> None:
 
 
 def test_hydra_gets_a_quoted_expression() -> None:
-    assert quote_for_hydra(["--cfg", "job", "values.a=1", "expression=a, b"]) == [
-        *("--cfg", "job", "~values", "++values.a=1", 'expression="a, b"')
+    assert quote_for_hydra(["values.a=1", "expression=a, b"]) == ["~values", "++values.a=1", 'expression="a, b"']
+    assert quote_for_hydra(["expression='a'", "+values={b: 1}", "seed=1"]) == [
+        *("~values", "expression='a'", "++values={b: 1}", "seed=1")
     ]
-    assert quote_for_hydra(["expression='a'", "+values={b: 1}", "seed=1", "-m"]) == [
-        *("~values", "expression='a'", "++values={b: 1}", "seed=1", "-m")
-    ]
-    assert quote_for_hydra(["--config-dir=mine", "expression=a"]) == ["--config-dir=mine", "~values", 'expression="a"']
     assert quote_for_hydra(["network=tiny", "network.hidden=[4]"]) == ["model@network=tiny", "network.hidden=[4]"]
 
 
