@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -32,9 +32,10 @@ from mnist_mlp.settings import (
     check,
     check_accelerator,
     check_rules,
+    defaults,
     divided,
-    end,
     groups,
+    in_callback,
     make_directory,
     name_sweep_jobs,
     one_sentence,
@@ -78,8 +79,9 @@ def main() -> None:
                 with contextlib.suppress(SettingError):  # no job has left a record
                     summarise(directory)
             if HydraConfig.initialized():
-                made = HydraConfig.get().sweep if HydraConfig.get().mode == RunMode.MULTIRUN else HydraConfig.get().run
-                remove_refused(Path(made.dir).absolute())
+                node = HydraConfig.get()
+                with contextlib.suppress(OmegaConfBaseException):  # a directory without a name was not made
+                    remove_refused(Path((node.sweep if node.mode == RunMode.MULTIRUN else node.run).dir).absolute())
 
 
 def arranged(arguments: list[str]) -> list[str]:
@@ -110,11 +112,14 @@ def _checked(override: Override) -> str:
     """
     line = str(override.input_line)
     given, _, text = line.partition("=")
-    name = given.lstrip("+")
+    name = given.lstrip("+~")
     if name.startswith("hydra.sweeper.params."):
         setting = name.removeprefix("hydra.sweeper.params.")
         problem = f"on the command line a sweep is {setting}=VALUE,VALUE; in a file it may be in hydra.sweeper.params"
         raise SettingError(name, text, problem)
+    own = re.match(r"hydra\.callbacks\.(\w+)(\.|$)", name)
+    if own and own[1] in defaults()["hydra"]["callbacks"]:
+        raise SettingError(name, text or None, "is a callback of mnist-train itself: give yours another name")
     if re.match(r"hydra\.(overrides|runtime)\b|hydra\.job\.(id|num|override_dirname|config_name)$", name):
         raise SettingError(name, text or None, "is what Hydra notes of a command by itself: leave it out")
     if override.is_delete() or not (name in groups() or "/" in name):
@@ -169,16 +174,14 @@ class CheckBeforeRun(Callback):
 
 @contextlib.contextmanager
 def _checking(config: DictConfig) -> Iterator[None]:
-    """Ends the process with a sentence where a setting cannot be used: by SystemExit, because Hydra makes a warning of
-    any other exception of a callback. What is refused of runs and sweeps alike is looked for first."""
+    """Ends the process with a sentence where a setting cannot be used. What is refused of runs and sweeps alike is
+    looked for first."""
     HydraConfig.instance().set_config(config)  # run_dir interpolates Hydra's choices
-    try:
+    with in_callback():
         refuse_derived(config, config.hydra)
         refuse_habits(config)
         refuse_namesakes(config)
         yield
-    except (SettingError, HydraException, OmegaConfBaseException, OSError) as error:
-        end(error)
 
 
 def announce(settings: DictConfig) -> None:
@@ -199,7 +202,10 @@ def refuse_habits(config: DictConfig) -> None:
     Raises:
         SettingError: there is such a setting, or a sweep without a value.
     """
-    hydra, sweep = config.hydra, config.hydra.mode == RunMode.MULTIRUN
+    hydra = config.hydra
+    for name in ("launcher", "sweeper"):
+        if not isinstance(hydra[name], DictConfig):
+            raise SettingError(f"hydra.{name}", hydra[name], f"must be a group of settings: choose one by hydra/{name}")
     if hydra.job.chdir:
         problem = (
             "paths are relative to where the command is started: leave it out, and name places with run_dir or sweep"
@@ -208,16 +214,16 @@ def refuse_habits(config: DictConfig) -> None:
     if "run_dir" in config and config.run_dir is None:  # hydra.run.dir, a text, would be "None"
         raise SettingError("run_dir", None, "must be a text: leave it out for a name by date, experiment and seed")
     given = {override.key_or_group: override for override in _overrides(config)}
-    if sweep:
+    place = _value(given["hydra.run.dir"]) if "hydra.run.dir" in given else None
+    job_of_sweep = place == "${run_dir}"  # as its launcher writes it
+    if hydra.mode == RunMode.MULTIRUN:
         _refuse_in_a_sweep(given)
-    elif not ("hydra.run.dir" in given and _value(given["hydra.run.dir"]) == "${run_dir}"):  # else a job of a sweep
+    elif not job_of_sweep:
         for name, override in given.items():
             if re.match(r"sweep$|hydra[./](launcher|sweep)", name):
                 raise SettingError(name, _value(override), "is of a sweep, and this is a single run: add -m")
-    if "run_dir" in given and "hydra.run.dir" in given and _value(given["hydra.run.dir"]) != "${run_dir}":
-        raise SettingError(
-            "hydra.run.dir", hydra.run.dir, "is the run's directory, and so is run_dir: give one of them"
-        )
+    if "run_dir" in given and place is not None and not job_of_sweep:
+        raise SettingError("hydra.run.dir", place, "is the run's directory, and so is run_dir: give one of them")
 
 
 def _refuse_in_a_sweep(given: Mapping[str, Override]) -> None:

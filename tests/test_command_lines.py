@@ -419,7 +419,7 @@ def test_backprop_command_lines_made_up(
                 problem = f"status {status}"
             elif status and not err.strip():
                 problem = "no word"
-            elif status and len(err.strip().splitlines()) > (4 if status == 1 else 6) and "-m" not in arguments:
+            elif status and len(err.strip().splitlines()) > (4 if status == 1 else 12) and "-m" not in arguments:
                 problem = f"{len(err.splitlines())} lines"
             elif status and list(here.rglob("*")) and "-m" not in arguments:
                 problem = f"left {list(here.rglob('*'))[:5]}"

@@ -305,6 +305,7 @@ HYPERPARAMETERS: dict[str, Any] = {
     "data.test_size": None,
     "data.split_seed": 1.5,
     "data.eval_batch_size": torch.ones(2),
+    "data.eval_batch_size.": 2**63,  # PyTorch splits images by a number of 63 bits
     "model": [],
     "model.hidden": "x",
     "model.hidden.": [10**12],

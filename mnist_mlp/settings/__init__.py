@@ -26,6 +26,7 @@ from mnist_mlp.settings.checks import (
 from mnist_mlp.settings.composed import (
     DERIVED,
     compose_config,
+    defaults,
     groups,
     load_yaml,
     name_network,
@@ -55,5 +56,5 @@ from mnist_mlp.settings.rules import (
     is_number,
     rules_of,
 )
-from mnist_mlp.settings.sentences import FULL_ERROR, end, one_sentence, sentence
+from mnist_mlp.settings.sentences import FULL_ERROR, end, in_callback, one_sentence, sentence
 from mnist_mlp.settings.values import NonFiniteLossError, SettingError, as_override, flatten, spelled

@@ -205,7 +205,9 @@ def check_rules(config: DictConfig, rules: Mapping[str, Rule]) -> None:
         value = parent[leaf]
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if not rule.accepts(value):
-            raise SettingError(setting, value, f"must be {rule.wanted}{_of_environment(parent, leaf)}")
+            large = is_number(value) and value >= 2**63 and rule.wanted.startswith("a whole number of at least")
+            wanted = f"{rule.wanted}{', and below 2**63' * (large and '2**' not in rule.wanted)}"
+            raise SettingError(setting, value, f"must be {wanted}{_of_environment(parent, leaf)}")
 
 
 def _of_environment(node: DictConfig, leaf: str) -> str:
@@ -223,8 +225,9 @@ def _refuse_numbers(config: DictConfig) -> None:
         for number in _numbers(value):
             if number != number:
                 raise SettingError(setting, value, "must be a number, and nan is none")
-            if isinstance(number, int) and not -(2**63) <= number < 2**64:
-                raise SettingError(setting, value, "must be a number of at most 64 bits")
+            bits = 64 if setting.endswith("seed") else 63  # of a positive number, as PyTorch takes them
+            if isinstance(number, int) and not -(2**63) <= number < 2**bits:
+                raise SettingError(setting, value, f"must be a number below 2**{bits} and of at least -2**63")
 
 
 def _numbers(value: object) -> Iterator[int | float]:

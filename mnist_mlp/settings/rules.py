@@ -16,9 +16,9 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _whole(least: int) -> Rule:
+def _whole(least: int, below: int = 2**63) -> Rule:
     return Rule(
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value < below,
         f"a whole number of at least {least}",
     )
 
@@ -42,7 +42,7 @@ FRACTION = Rule(lambda value: is_number(value) and 0 <= value < 1, "a number of 
 TRUTH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str) and value != "", "a text")
 NUMBER = Rule(lambda value: is_number(value) and abs(value) <= LARGEST, "a number")
-SEED = Rule(lambda value: _whole(0).accepts(value) and value < 2**64, "a whole number of at least 0 and below 2**64")
+SEED = Rule(_whole(0, 2**64).accepts, "a whole number of at least 0 and below 2**64")
 WIDTHS = Rule(
     lambda value: isinstance(value, list) and all(_whole(1).accepts(width) for width in value),
     "a list of whole numbers of at least 1, such as [64,128,64]",

@@ -66,6 +66,19 @@ def one_sentence(application: str = "train") -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
 
 
+@contextmanager
+def in_callback() -> Iterator[None]:
+    """Ends the process where a Hydra callback refuses a setting, or fails: of any exception but SystemExit Hydra makes
+    a warning, and goes on."""
+    try:
+        yield
+    except (SettingError, HydraException, OmegaConfBaseException, OSError) as error:
+        end(error)
+    except Exception:  # a fault of ours
+        traceback.print_exc()
+        sys.exit(1)
+
+
 def _failed_in_hydra(error: Exception) -> bool:
     """Whether Hydra's own code failed, which looks at few of its settings before it uses them, and no code of ours."""
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -117,7 +130,7 @@ def _sentence(error: BaseException, application: str) -> str:
         return place_problem(error)
     if isinstance(error, OverrideParseException):
         return _not_an_override(str(error.override))
-    return _of_words(text, application) or one_line(error)
+    return _of_words(text, application, error.__cause__) or one_line(error)
 
 
 def _not_an_override(override: str) -> str:
@@ -127,7 +140,7 @@ def _not_an_override(override: str) -> str:
     return f"{override}: is not of the form setting=value, such as seed=1 or model.hidden=[64,128,64]{quoted}"
 
 
-def _of_words(text: str, application: str) -> str | None:
+def _of_words(text: str, application: str, cause: BaseException | None) -> str | None:
     """A sentence for what Hydra says in words of its own, without a class of exceptions for it."""
     if several := re.match(
         r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?: requires --multirun|\n|$)", text
@@ -135,6 +148,8 @@ def _of_words(text: str, application: str) -> str | None:
         return f"{several[1]}: several values are a sweep: add -m; a single value that is a list stands in brackets"
     if there := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{there[1]}: is in the configuration already: leave out the +"
+    if merged := re.match(r"Error merging override (.+)", text, re.DOTALL):
+        return f"{merged[1]}: {f'cannot be that ({one_line(cause)})' if cause else 'cannot be that'}"
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return _unknown_setting(unknown[1], text, application)
     if call := re.match(r"Error in call to target '(.+?)':\n(.+)\nfull_key: (.+)", text):

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from mnist_mlp.run.records import read_record
 from mnist_mlp.run.signals import StopSignals
-from mnist_mlp.settings import SettingError, as_override, check_accelerator, end
+from mnist_mlp.settings import SettingError, as_override, check_accelerator, in_callback
 from mnist_mlp.sweeps.compose import Composer
 from mnist_mlp.sweeps.jobs import Job, JobList, JobSource, record_time
 from mnist_mlp.sweeps.search import Search
@@ -171,11 +171,9 @@ class CheckLauncher(Callback):
     """Hydra callback: refuses a sweep that its launcher cannot run before Hydra makes its directory."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        launcher = Plugins.instance().class_name_to_class.get(config.hydra.launcher._target_)
-        try:
+        with in_callback():
+            launcher = Plugins.instance().class_name_to_class.get(config.hydra.launcher._target_)
             getattr(launcher, "check", SweepLauncher.check)(config)  # another launcher's jobs run here too
-        except SettingError as error:
-            end(error)
 
 
 def register(command: Callable[[], None], *launchers: type[SweepLauncher]) -> None:

@@ -17,7 +17,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mnist_mlp.run.directory import RunDirectory
 from mnist_mlp.run.identity import other_settings, was_run_with
@@ -30,8 +29,8 @@ from mnist_mlp.settings import (
     SettingError,
     as_override,
     check_rules,
-    end,
     flatten,
+    in_callback,
     no_such_setting,
     rules_of,
     settle,
@@ -78,15 +77,14 @@ class CheckSearch(Callback):
     """Hydra callback: refuses a search that cannot be made before there is a directory for it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.get("search"):
-            end(SettingError("search", config.hydra.runtime.choices.search, "is a sweep of trials: add -m"))
+        with in_callback():
+            if config.get("search"):
+                raise SettingError("search", config.hydra.runtime.choices.search, "is a sweep of trials: add -m")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
+        with in_callback():
             if config.get("search"):
                 check_search(config)
-        except (SettingError, OmegaConfBaseException) as error:
-            end(error)  # by SystemExit: of any other exception Hydra makes a warning
 
 
 def check_search(config: DictConfig) -> None:

@@ -1,5 +1,6 @@
 """What a search has found, read from its study in the sweep's directory: a table, an experiment file and a plot."""
 
+import math
 import os
 import re
 import shlex
@@ -102,8 +103,9 @@ def _check(study: "Study") -> None:
     if len({frozenset(trial.params) for trial in trials}) > 1:
         raise ValueError("its trials are not all of the same settings")
     values = (value for trial in trials for value in (*(trial.values or ()), *trial.intermediate_values.values()))
-    if wrong := [value for value in values if not isinstance(value, float | int)]:  # SQLite stores a text there too
-        raise ValueError(f"{wrong[0]!r} is no number")
+    # SQLite stores a text there too; and what is not finite, a search never notes.
+    if wrong := [value for value in values if not (isinstance(value, float | int) and math.isfinite(value))]:
+        raise ValueError(f"{wrong[0]!r} is no finite number")
 
 
 def known_of(study: "Study") -> dict[str, Any]:
