@@ -125,7 +125,7 @@ REFUSED: dict[str, str] = {
     "--experimental-rerun x": "--experimental-rerun: takes a pickled job, and none is kept: mnist-rerun RUN_DIR",
     "--config-path mine": "--config-path: would take the place of the package's own files: --config-dir DIR adds yours",
     "-cn backprop": "--config-name backprop: is not for mnist-train: give a file in --config-dir, or leave it out",
-    "-cn experiment/cluster": "--config-name experiment/cluster: lacks the settings of mnist-train: begin it with `defaul",
+    "-cn experiment/cluster": "--config-name experiment/cluster: lacks the settings of mnist-train: begin it with",
     "--config-dir mine/twin": "--config-dir=mine/twin/train.yaml: would be passed over, since this package's has",
     "-sc install=nosuch": "--shell-completion: takes install or uninstall, and a shell: -sc install=bash, fish or zsh",
     "-sc query=bash": "--shell-completion: query is for the shell, which says in COMP_LINE what was typed",
@@ -144,11 +144,11 @@ REFUSED: dict[str, str] = {
     "seed='\x1b[2J'": "seed=\\x1b[2J: must be a whole number",
     "hydra.sweeper=inf": "hydra.sweeper=inf: must be a group of settings: choose one by hydra/sweeper",
     "-m hydra.launcher=3": "hydra.launcher=3: must be a group of settings: choose one by hydra/launcher",
-    "~hydra.callbacks.check": "hydra.callbacks.check=null: is a callback of mnist-train itself: give yours another name",
+    "~hydra.callbacks.check": "hydra.callbacks.check=null: is a callback of mnist-train itself: give yours another",
     "hydra.callbacks.search.x=1": "hydra.callbacks.search.x=1: is a callback of mnist-train itself: give yours another",
     "hydra.help=3": "hydra.help=3: cannot be that (",
-    "data.eval_batch_size=9223372036854775808": "data.eval_batch_size=9223372036854775808: must be a whole number of at "
-    "least 1, and below 2**63",
+    "data.eval_batch_size=9223372036854775808": "data.eval_batch_size=9223372036854775808: must be a whole number of "
+    "at least 1, and below 2**63",
     # values, held against the class's own signature
     "+optimizer.lr=0.1": "+optimizer.lr: is in the configuration already: leave out the +",
     "threads=1025": "threads=1025: must be a whole number from 1 to 1024, or null",
