@@ -54,6 +54,8 @@ from mnist_mlp.sweeps.table import summarise
 
 PATHS = ("run_dir", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 
+new: set[Path] = set()  # directories of this process's run or sweep that were not there before it
+
 log = logging.getLogger(__name__)
 
 
@@ -78,10 +80,8 @@ def main() -> None:
             for directory in here:
                 with contextlib.suppress(SettingError):  # no job has left a record
                     summarise(directory)
-            if HydraConfig.initialized():
-                node = HydraConfig.get()
-                with contextlib.suppress(OmegaConfBaseException):  # a directory without a name was not made
-                    remove_refused(Path((node.sweep if node.mode == RunMode.MULTIRUN else node.run).dir).absolute())
+            for directory in new:
+                remove_refused(directory)
 
 
 def arranged(arguments: list[str]) -> list[str]:
@@ -156,6 +156,7 @@ class CheckBeforeRun(Callback):
             check_rules(config, SWEEP_RULES)
             with contextlib.suppress(OmegaConfBaseException):  # a setting without a value may get one from each job
                 check(config)
+            _note_new(config.hydra.sweep.dir)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _checking(config):
@@ -169,7 +170,13 @@ class CheckBeforeRun(Callback):
             from mnist_mlp.classes import check_classes  # here, because it imports PyTorch too
 
             check_classes(settings)
+            _note_new(settings.run_dir)
             make_directory(Path(settings.run_dir))
+
+
+def _note_new(directory: str) -> None:
+    if not os.path.lexists(directory):
+        new.add(Path(directory).absolute())
 
 
 @contextlib.contextmanager

@@ -139,15 +139,15 @@ class SweepLauncher(Launcher):
 
 def remove_refused(directory: Path) -> None:
     """Removes the directory of a run or a sweep that was refused after Hydra had made it: where it holds only what
-    Hydra and the lock have put there. It goes itself, and the empty ones around it, such as logs/sweeps, where they lie
-    in the working directory."""
+    Hydra and the lock have put there. The empty ones around it, such as logs/sweeps, go too, where they lie in the
+    working directory."""
     if not directory.is_dir() or {path.name for path in directory.iterdir()} - {"multirun.yaml", ".hydra", ".lock"}:
         return
     with contextlib.suppress(OSError, Timeout), FileLock(directory / ".lock").acquire(timeout=0):  # else it is in use
         for path in directory.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for place in (directory, *directory.parents):
-            if any(place.iterdir()) or Path.cwd() not in place.parents:
+            if any(place.iterdir()) or (place != directory and Path.cwd() not in place.parents):
                 break
             place.rmdir()
 
