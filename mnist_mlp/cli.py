@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_mlp.run.directory import refuse_other_settings
 from mnist_mlp.run.process import prepare_process
+from mnist_mlp.run.refused import remove_refused
 from mnist_mlp.run.signals import InterruptionError
 from mnist_mlp.settings import (
     DERIVED,
@@ -34,6 +35,7 @@ from mnist_mlp.settings import (
     check_rules,
     defaults,
     divided,
+    flatten,
     groups,
     in_callback,
     make_directory,
@@ -46,15 +48,13 @@ from mnist_mlp.settings import (
     without_hydra,
 )
 from mnist_mlp.surroundings import import_from_here, interruptible
-from mnist_mlp.sweeps.launcher import register, remove_refused
+from mnist_mlp.sweeps.launcher import register
 from mnist_mlp.sweeps.local import ProcessLauncher
 from mnist_mlp.sweeps.ray import RayLauncher
 from mnist_mlp.sweeps.slurm import SlurmLauncher
 from mnist_mlp.sweeps.table import summarise
 
 PATHS = ("run_dir", "data.root", "hydra.run.dir", "hydra.sweep.dir")
-
-new: set[Path] = set()  # directories of this process's run or sweep that were not there before it
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,7 @@ def main() -> None:
             for directory in here:
                 with contextlib.suppress(SettingError):  # no job has left a record
                     summarise(directory)
-            for directory in new:
-                remove_refused(directory)
+            remove_refused()
 
 
 def arranged(arguments: list[str]) -> list[str]:
@@ -122,7 +121,9 @@ def _checked(override: Override) -> str:
         raise SettingError(name, text or None, "is a callback of mnist-train itself: give yours another name")
     if re.match(r"hydra\.(overrides|runtime)\b|hydra\.job\.(id|num|override_dirname|config_name)$", name):
         raise SettingError(name, text or None, "is what Hydra notes of a command by itself: leave it out")
-    if override.is_delete() or not (name in groups() or "/" in name):
+    if override.is_delete():
+        return _checked_removal(name, text, line)
+    if not (name in groups() or "/" in name):
         return line
     known = options(name) if name in groups() else []
     if override.value() in (None, "") and "none" in known:
@@ -132,6 +133,16 @@ def _checked(override: Override) -> str:
     if not _may_choose(override):
         problem = f"is a group: choose one of its options, {', '.join(known)}" if known else "is a group of settings"
         raise SettingError(name, text or None, problem)
+    return line
+
+
+def _checked_removal(name: str, text: str, line: str) -> str:
+    """As `_checked`, of `~name` or `~name=text`: `~logger` is `logger=[]`, since Hydra removes no list of options."""
+    if name in ("callbacks", "logger") and not text:
+        return f"{name}=[]"
+    stated = flatten({key: node for key, node in defaults().items() if key not in ("defaults", "hydra", *groups())})
+    if name != "metrics" and any(f"{setting}.".startswith(f"{name}.") for setting in stated):
+        raise SettingError(name, None, "is part of every run, and cannot be removed: give it another value")
     return line
 
 
@@ -156,7 +167,6 @@ class CheckBeforeRun(Callback):
             check_rules(config, SWEEP_RULES)
             with contextlib.suppress(OmegaConfBaseException):  # a setting without a value may get one from each job
                 check(config)
-            _note_new(config.hydra.sweep.dir)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _checking(config):
@@ -170,13 +180,7 @@ class CheckBeforeRun(Callback):
             from mnist_mlp.classes import check_classes  # here, because it imports PyTorch too
 
             check_classes(settings)
-            _note_new(settings.run_dir)
             make_directory(Path(settings.run_dir))
-
-
-def _note_new(directory: str) -> None:
-    if not os.path.lexists(directory):
-        new.add(Path(directory).absolute())
 
 
 @contextlib.contextmanager

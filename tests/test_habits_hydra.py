@@ -146,6 +146,10 @@ REFUSED: dict[str, str] = {
     "-m hydra.launcher=3": "hydra.launcher=3: must be a group of settings: choose one by hydra/launcher",
     "~hydra.callbacks.check": "hydra.callbacks.check=null: is a callback of mnist-train itself: give yours another",
     "hydra.callbacks.search.x=1": "hydra.callbacks.search.x=1: is a callback of mnist-train itself: give yours another",
+    "~threads": "threads=null: is part of every run, and cannot be removed: give it another value",
+    "-m ~trainer.max_epochs seed=0,1": "trainer.max_epochs=null: is part of every run, and cannot be removed",
+    "seed=???": "seed=???: has no value yet: give it one",
+    "optimizer.lr=${lr}": "optimizer.lr: Interpolation key 'lr' not found",
     "hydra.help=3": "hydra.help=3: cannot be that (",
     "data.eval_batch_size=9223372036854775808": "data.eval_batch_size=9223372036854775808: must be a whole number of "
     "at least 1, and below 2**63",
@@ -194,6 +198,7 @@ WORKS: dict[str, tuple[str, dict[str, object]]] = {
     "hydra.run.dir=x ++seed=3": ("x", {"seed": 3}),
     "run_dir=a=b": ("a=b", {"seed": 0}),
     "hydra.verbose=true run_dir=v callbacks=null logger=null": ("v", {"epochs": 1}),
+    "run_dir=x ~callbacks ~logger ~metrics ~search": ("x", {"epochs": 1}),
     "run_dir=r ~scheduler +callbacks.x=null +width=8 model.hidden=[${width},${width}]": ("r", {"model": "MLP 8-8"}),
     "run_dir=w --config-dir mine --config-name whole": ("w", {"seed": 6, "experiment": "baseline"}),
     "run_dir=s callbacks=stop_early +mine=label": ("s", {"seed": 5, "epochs": 1}),

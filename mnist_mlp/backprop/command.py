@@ -20,7 +20,17 @@ from mnist_mlp.backprop.expression import parse
 from mnist_mlp.backprop.passes import prove, work
 from mnist_mlp.run.directory import durable_write
 from mnist_mlp.run.process import prepare_process
-from mnist_mlp.settings import BACKPROP_RULES, SettingError, check_rules, divided, end, make_directory, one_sentence
+from mnist_mlp.run.refused import remove_refused
+from mnist_mlp.settings import (
+    BACKPROP_RULES,
+    SettingError,
+    check_rules,
+    defaults,
+    divided,
+    end,
+    make_directory,
+    one_sentence,
+)
 from mnist_mlp.surroundings import import_from_here
 
 MAX_NODES = 60  # nobody could read a larger graph, drawn or printed
@@ -32,7 +42,10 @@ def main() -> None:
         flags, overrides = divided(sys.argv[1:], "backprop")
         sys.argv[1:] = [*flags, *quote_for_hydra(overrides)]
         import_from_here()
-        job()
+        try:
+            job()
+        finally:
+            remove_refused()
 
 
 def quote_for_hydra(overrides: list[str]) -> list[str]:
@@ -89,6 +102,9 @@ def backprop(config: DictConfig) -> dict[str, float]:
     Raises:
         SettingError: something cannot be used; nothing has been written then.
     """
+    for name in defaults("backprop"):
+        if name not in ("defaults", "hydra", "values") and name not in config:
+            raise SettingError(name, None, "cannot be removed: give it another value")
     check_rules(config, BACKPROP_RULES)
     if config.tensorboard and not config.draw:
         raise SettingError("tensorboard", config.tensorboard, "needs the pictures: leave draw=true")

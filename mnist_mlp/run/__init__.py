@@ -6,6 +6,7 @@ recorder.py     the callback that writes each epoch
 metrics.py      the table of metrics: the columns of metrics.csv, their titles and charts
 checkpoint.py   checkpoints, written whole and read without executing anything
 provenance.py   versions, commit and device, for run.json
+refused.py      the directory of a command that was refused goes again
 signals.py      stopping a run so that it can go on
 streams.py      the states of the random generators
 process.py      what a process sets before it imports PyTorch

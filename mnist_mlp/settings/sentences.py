@@ -130,7 +130,13 @@ def _sentence(error: BaseException, application: str) -> str:
         return place_problem(error)
     if isinstance(error, OverrideParseException):
         return _not_an_override(str(error.override))
-    return _of_words(text, application, error.__cause__) or one_line(error)
+    if (said := _of_words(text, application, error.__cause__)) is not None:
+        return said
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{missing[1]}=???: has no value yet: give it one"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:  # its last lines say what kind of object has it
+        return f"{error.full_key}: {text.splitlines()[0]}"
+    return one_line(error)
 
 
 def _not_an_override(override: str) -> str:

@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import os
 import shlex
-import shutil
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -135,21 +134,6 @@ class SweepLauncher(Launcher):
         log.touch()
         job.log_start, job.record_time = log.stat().st_size, record_time(job)
         return arguments, log
-
-
-def remove_refused(directory: Path) -> None:
-    """Removes the directory of a run or a sweep that was refused after Hydra had made it: where it holds only what
-    Hydra and the lock have put there. The empty ones around it, such as logs/sweeps, go too, where they lie in the
-    working directory."""
-    if not directory.is_dir() or {path.name for path in directory.iterdir()} - {"multirun.yaml", ".hydra", ".lock"}:
-        return
-    with contextlib.suppress(OSError, Timeout), FileLock(directory / ".lock").acquire(timeout=0):  # else it is in use
-        for path in directory.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for place in (directory, *directory.parents):
-            if any(place.iterdir()) or (place != directory and Path.cwd() not in place.parents):
-                break
-            place.rmdir()
 
 
 def say_what_next(directory: Path) -> None:
