@@ -273,6 +273,8 @@ class Derivation:
         if gradient is None:
             note = f"{self.nodes[self.output].name} does not depend on {self.nodes[index].name}"
             return Equation([self.gradient(index), "0"], note)
+        if index == self.output:  # an input may be the result
+            return self.final(index)
         number = notation.number
         forms, numbers = self._terms(index, uses[:MAX_USES])
         forms.append([list(map(number, term)) for term in numbers])

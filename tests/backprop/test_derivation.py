@@ -157,6 +157,12 @@ def test_what_the_result_does_not_depend_on_is_said() -> None:
     source = latex(Derivation(passes_of("q = y_b*2; f = x + 1", x=2, y_b=3), Latex()).sections(), "")
     assert r"\frac{df}{dy_{b}} &= 0 \quad \text{(f does not depend on y\_b)}" in source
     assert lines("2 + 3") == ["Forward propagation", "f = 2 + 3 = 5"]
+    assert [*filter(None, lines("x", x=3))][-4:] == [
+        "Gradients of the inputs",
+        "dx/dx = 1",
+        "Final gradients",
+        "dx/dx = 1",
+    ]
 
 
 def arithmetic(text: str) -> str:

@@ -248,7 +248,8 @@ def test_whatever_is_asked_for_is_right_or_refused_in_a_sentence() -> None:
             worked += 1
             for notation in (Notation(), Latex()):
                 sections = Derivation(passes, notation).sections()
-                assert all(len(equation.parts) > 1 for section in sections[1:] for equation in section.equations)
+                equations = [equation.parts for section in sections[1:] for equation in section.equations]
+                assert all(len(parts) > 1 and all(parts) for parts in equations)
                 assert terminal(sections) or len(passes.values) == 1
             assert latex(sections, "").isascii()
             assert dot(passes).count("->") == sum(len(node.operands) for node in graph.nodes)
