@@ -205,9 +205,9 @@ def check_rules(config: DictConfig, rules: Mapping[str, Rule]) -> None:
         value = parent[leaf]
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if not rule.accepts(value):
-            large = is_number(value) and value >= 2**63 and rule.wanted.startswith("a whole number of at least")
-            wanted = f"{rule.wanted}{', and below 2**63' * (large and '2**' not in rule.wanted)}"
-            raise SettingError(setting, value, f"must be {wanted}{_of_environment(parent, leaf)}")
+            large = isinstance(value, int) and value >= 2**63 and rule.wanted.startswith("a whole number of at least")
+            below = ", and below 2**63" if large and "2**" not in rule.wanted else ""
+            raise SettingError(setting, value, f"must be {rule.wanted}{below}{_of_environment(parent, leaf)}")
 
 
 def _of_environment(node: DictConfig, leaf: str) -> str:
