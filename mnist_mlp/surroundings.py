@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 
 # Of places that cannot be read or written, whatever the program does.
@@ -59,6 +60,7 @@ def settle_in() -> None:
     """Makes this process one that draws no windows, whose standard streams can be used, and that ends quickly. For a
     command's own process, before anything that draws is imported."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook names one that may not be installed here
+    warnings.formatwarning = lambda message, *_, **__: f"{' '.join(str(message).split())}\n"  # without a line of code
     _open_streams()
     for name, kind, lines in (("stdout", Output, False), ("stderr", Patient, True)):
         stream = getattr(sys, name)

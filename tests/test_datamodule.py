@@ -149,6 +149,16 @@ def test_a_missing_file_is_named(own_copy: Path) -> None:
         real(root=str(own_copy))
 
 
+def test_images_that_are_not_there_yet_are_fetched_by_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(
+        SettingError, match=r"data=fashion_mnist: its files are not there yet: .*; data\.download=true fetches them"
+    ):
+        real(dataset="FashionMNIST", sha256=None)
+
+
 @pytest.mark.parametrize("damage", ["truncate", "alter"])
 def test_a_damaged_file_is_refused(own_copy: Path, damage: str) -> None:
     file = own_copy / "MNIST" / "raw" / "train-images-idx3-ubyte"

@@ -154,6 +154,7 @@ REFUSED: dict[str, str] = {
     "data.eval_batch_size=9223372036854775808": "data.eval_batch_size=9223372036854775808: must be a whole number of "
     "at least 1, and below 2**63",
     # values, held against the class's own signature
+    "-m optimizer.eps=1e-8,1e-7": "optimizer.eps=1e-08: is not in the configuration yet, and Adam takes it: add it",
     "+optimizer.lr=0.1": "+optimizer.lr: is in the configuration already: leave out the +",
     "threads=1025": "threads=1025: must be a whole number from 1 to 1024, or null",
     "threads=100000000000000000000000000": "threads=100000000000000000000000000: must be a whole number from 1 to",

@@ -1,7 +1,9 @@
 """What surrounds a command: outputs that take nothing, signals, a matplotlibrc, places that are gone."""
 
 import errno
+import importlib
 import inspect
+import io
 import logging
 import os
 import shutil
@@ -9,12 +11,15 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mnist_mlp.drawing.figure import defaults, png
 from mnist_mlp.run.directory import disk_errors
@@ -175,3 +180,36 @@ def test_the_source_says_what_the_signature_does(name: str) -> None:
     assert parameters(f"torch.optim.{name}") == tuple(signature.parameters)
     assert parameters("torch.nn.Sequential") is None
     assert parameters("os.mkdir") is None
+
+
+class Full(io.StringIO):
+    """A standard output that takes nothing."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "standard output")
+
+
+@pytest.mark.parametrize("command", ["compare", "evaluate", "predict", "rerun", "report.command"])
+def test_what_every_command_prints_is_within_its_one_sentence(
+    finished: tuple[Path, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    module = importlib.import_module(f"mnist_mlp.{command}")
+    run, digit = shutil.copytree(finished[0], tmp_path / "run"), tmp_path / "digit.png"
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    arguments = {
+        "compare": [run, run],
+        "evaluate": [checkpoint],
+        "predict": [checkpoint, digit],
+        "rerun": [run, "--epochs", "1", "--run-dir", tmp_path / "again"],
+        "report.command": [run, "--table"],
+    }[command]
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[4:24, 12:16] = 255
+    Image.fromarray(pixels).save(digit)
+    monkeypatch.setattr(sys, "argv", ["mnist", *map(str, arguments)])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    err = io.StringIO()
+    with redirect_stdout(Full()), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 1
+    assert err.getvalue().endswith("standard output: cannot be used (No space left on device)\n")

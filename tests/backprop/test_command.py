@@ -99,6 +99,7 @@ BAD = {
     "network=tiny sample=10000": "sample=10000: must be below the 10,000 validation images",
     "tensorboard=true draw=false": "tensorboard=true: needs the pictures: leave draw=true",
     "network=tiny sample=-1": "sample=-1: must be a whole number of at least 0",
+    "expression=x values.x=1 ~draw": "draw=null: cannot be removed: give it another value",
     "network=tiny draw=false print=latex": "print=latex: must be terminal or markdown for a network",
 }
 
@@ -116,6 +117,10 @@ def test_flags_stand_anywhere_and_unknown_ones_are_told_of(command: Command, tmp
     assert [path.parent.name for path in sorted(tmp_path.rglob("derivation.md"))] == ["0", "1"]
     shown = command("mnist-backprop", "expression=x", "--cfg", "job", "values.x=3")
     assert "values:\n  x: 3\n" in shown.stdout, shown.stderr
+    refused = command("mnist-backprop", "expression=x", "values.x=${y}", "-m", "run_dir=q")
+    assert refused.returncode == 1
+    assert refused.stderr == "values.x: Interpolation key 'y' not found\n"
+    assert not (tmp_path / "q").exists()
     refused = command("mnist-backprop", "expression=x", "--draw=false")
     said = "--draw=false: there is no such flag; a setting is written draw=false\n"
     assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", said)

@@ -1,8 +1,10 @@
 """Searches: what is refused, what a study remembers, and one that is killed twice."""
 
 import csv
+import io
 import json
 import math
+import os
 import random
 import shutil
 import sqlite3
@@ -20,6 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from made_up import impatient, one_sentence, with_noise
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.settings import SettingError, flatten
@@ -348,7 +351,10 @@ def test_the_conclusion_ranks_and_draws(played: Callable[..., Played], tmp_path:
     study, storage = open_study(search.directory / STUDY)
     assert [trial.number for trial in ranking(study)] == [1, 2, 0]  # the lowest first; of a tie the earliest
     close(storage)
-    conclude(search.directory)
+    screen = io.StringIO()
+    conclude(search.directory, Console(width=20, file=screen).print)
+    best = f"mnist-train --config-dir {os.path.relpath(search.directory)} experiment=best_trial"
+    assert f"\nBest settings: {best}\n" in screen.getvalue()  # on one line, to be copied
     assert (search.directory / "search.png").read_bytes().startswith(b"\x89PNG")
     svg = (search.directory / "search.svg").read_text()
     conclude(search.directory)

@@ -99,6 +99,7 @@ def test_runs_that_are_not_complete_are_shown_as_what_they_are(command: Command,
     assert done.returncode == 0, done.stderr
     assert "4 runs: 2 failed, 1 running, 1 completed" in done.stdout
     assert "network_a, seed 1" in done.stdout  # the only one that is averaged
+    assert "max_epochs" not in done.stdout  # those that never began are of no length
     assert "  d: RuntimeError: first second\n" in done.stdout
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert [(row["run"], row["status"], row["epochs"]) for row in rows] == [
