@@ -33,6 +33,7 @@ from mnist_mlp.settings import (
     check,
     check_accelerator,
     check_rules,
+    counted,
     defaults,
     divided,
     flatten,
@@ -201,7 +202,7 @@ def announce(settings: DictConfig) -> None:
         epochs, images = settings.trainer.max_epochs, settings.data.get("dataset", settings.data.get("_target_"))
         print(
             f"{os.path.relpath(settings.run_dir)}: {settings.experiment}, {settings.network}, seed {settings.seed}, "
-            f"{epochs} epoch{'s' * (epochs != 1)}, on {images}, trainer.accelerator={settings.trainer.accelerator}; "
+            f"{counted(epochs, 'epoch')}, on {images}, trainer.accelerator={settings.trainer.accelerator}; "
             "PyTorch is being loaded",
             file=sys.stderr,
         )

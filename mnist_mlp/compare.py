@@ -12,7 +12,7 @@ from mnist_mlp.reading import read_file
 from mnist_mlp.run.identity import LENGTH, other_settings
 from mnist_mlp.run.metrics import COLUMNS
 from mnist_mlp.run.records import Epochs, load_settings, read_record
-from mnist_mlp.settings import SettingError, flatten, load_yaml, one_sentence, spelled
+from mnist_mlp.settings import SettingError, counted, flatten, load_yaml, one_sentence, spelled
 
 # What an epoch must repeat, causes first: a changed rate is named as such, not by the loss that it led to.
 REPEATED = ("lr", *(column for column in COLUMNS if column not in ("epoch", "lr", "seconds")))
@@ -56,7 +56,7 @@ class Recorded:
 
     def __str__(self) -> str:
         experiment, model, seed, status = map(self.record.get, ("experiment", "model", "seed", "status"))
-        what = f"{experiment}, {model}, seed {seed}, {len(self.epochs)} epoch{'s' * (len(self.epochs) != 1)}, {status}"
+        what = f"{experiment}, {model}, seed {seed}, {counted(len(self.epochs), 'epoch')}, {status}"
         return f"{os.path.relpath(self.path)} ({what})"
 
     @property
@@ -167,7 +167,7 @@ class Pair:
                 if apart[epoch]:
                     rows.append((column, str(epoch + 1), *(f"{value:.6g}" for value in (*values, apart[epoch]))))
         if rows:
-            yield f"  largest differences in {self.count} epoch{'s' if self.count > 1 else ''}:"
+            yield f"  largest differences in {counted(self.count, 'epoch')}:"
             yield from _aligned([("", "epoch", "one", self.now, "difference"), *rows])
 
     def _settings(self) -> Iterator[str]:

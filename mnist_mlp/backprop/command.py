@@ -25,6 +25,7 @@ from mnist_mlp.settings import (
     BACKPROP_RULES,
     SettingError,
     check_rules,
+    counted,
     defaults,
     divided,
     end,
@@ -149,7 +150,7 @@ def _expression(config: DictConfig) -> Results:
     difference = prove(passes)
     count = sum(gradient is not None for gradient in passes.gradients)
     proof = (
-        f"{len(passes.values)} value{'s' * (len(passes.values) > 1)} and {count} gradient{'s' * (count != 1)} agree "
+        f"{counted(len(passes.values), 'value')} and {counted(count, 'gradient')} agree "
         "with torch.autograd in float64, but for rounding: "
         f"the largest difference is {difference:.2g}."
     )

@@ -12,7 +12,7 @@ import math
 import re
 from typing import NamedTuple, NoReturn
 
-from mnist_mlp.settings import SettingError
+from mnist_mlp.settings import SettingError, counted
 
 FUNCTIONS = dict.fromkeys(("exp", "log", "sqrt", "sin", "cos", "tanh", "sigmoid", "relu"), 1) | {"max": 2, "min": 2}
 SPELLINGS = {"×": "*", "·": "*", "÷": "/", "−": "-", "^": "**"}
@@ -215,7 +215,7 @@ class _Parser:
         if opened.kind != "name":
             return
         if count != (wanted := FUNCTIONS[opened.text]):
-            given = f"{wanted} value{'s' * (wanted > 1)}, not {count}"
+            given = f"{counted(wanted, 'value')}, not {count}"
             self._fail(opened.place, f"{opened.text} takes {given}")
         self._apply(opened, count)
 

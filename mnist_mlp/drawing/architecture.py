@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mnist_mlp.drawing import shapes as drawing
 from mnist_mlp.drawing.shapes import BLUE, GREY, INK, Box, Line, Shape, Text
+from mnist_mlp.settings import counted
 
 PITCH, HEIGHT, MARGIN = 196, 620, 104  # pixels: from layer to layer, of the picture, beside the outer layers
 TOP, BOTTOM = 196, 452  # between which the units are drawn
@@ -111,7 +112,7 @@ def _draw(backbone: nn.Module, title: str) -> tuple[list[Shape], int, int]:
     total = sum(parameter.numel() for parameter in backbone.parameters())
     headings = [
         Text(28, 44, title, 34, "start", bold=True),
-        Text(28, 90, f"{total:,} parameters in {deep} layer{'s' if deep != 1 else ''}", 26, "start", GREY),
+        Text(28, 90, f"{total:,} parameters in {counted(deep, 'layer')}", 26, "start", GREY),
     ]
     widest = max(28 + drawing.text_width(text.text, text.size, text.bold) for text in headings)
     return [*shapes, *headings], max(width, round(widest) + 28), HEIGHT

@@ -32,7 +32,7 @@ from mnist_mlp.run.directory import durable_write_all
 from mnist_mlp.run.groups import EXPERIMENTS, Variant, by_length, command, completed, damage, variants
 from mnist_mlp.run.metrics import METRIC
 from mnist_mlp.run.records import Run
-from mnist_mlp.settings import spelled
+from mnist_mlp.settings import counted, spelled
 
 MOST_NAMED = 20  # runs that a sentence names
 MOST_ROWS = 60  # of a table
@@ -196,7 +196,7 @@ def _summary(runs: Sequence[Run], rows: Sequence[Repetitions]) -> list[str]:
         f"seeds {', '.join(map(str, seeds[:MOST_NAMED]))}" if len(seeds) > 1 else f"seed {seeds[0] if seeds else '?'}"
     )
     epochs = spanned([run.length for run in runs if run.completed]) or "no"
-    count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    count = counted(len(runs), "run")
     unfinished = sum(not run.completed for run in runs)
     count += f", {unfinished} not completed" if unfinished else ""
     length = f"{epochs} epoch{'s' * (epochs != '1')}"
@@ -226,7 +226,7 @@ def _missing(runs: Sequence[Run], shown: Gallery) -> list[str]:
     lines = [*_not_completed(runs), *_damaged(runs), *shown.missing]
     if not lines:
         return []
-    return folded(f"What is missing: {len(lines)} point{'s' if len(lines) > 1 else ''}", [_bullets(lines)])
+    return folded(f"What is missing: {counted(len(lines), 'point')}", [_bullets(lines)])
 
 
 def _not_completed(runs: Sequence[Run]) -> list[str]:

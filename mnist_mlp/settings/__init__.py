@@ -57,4 +57,4 @@ from mnist_mlp.settings.rules import (
     rules_of,
 )
 from mnist_mlp.settings.sentences import FULL_ERROR, end, in_callback, one_sentence, sentence
-from mnist_mlp.settings.values import NonFiniteLossError, SettingError, as_override, flatten, spelled
+from mnist_mlp.settings.values import NonFiniteLossError, SettingError, as_override, counted, flatten, spelled

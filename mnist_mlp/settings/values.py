@@ -45,6 +45,11 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 LONGEST_VALUE = 80  # characters of a list or a mapping in a sentence
 
 
+def counted(number: int, what: str) -> str:
+    """Such as `1 epoch` and `2,000 epochs`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def printable(text: str) -> str:
     """A text with \\n and such in place of what would break a line, or command a terminal."""
     return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from mnist_mlp.run.directory import RunDirectory
 from mnist_mlp.run.records import last_row, read_record
-from mnist_mlp.settings import SettingError
+from mnist_mlp.settings import SettingError, counted
 
 
 @dataclass
@@ -87,7 +87,7 @@ class JobList:
 
     def plan(self) -> str:
         completed = sum(job.state == "completed" for job in self.jobs)
-        return f"{len(self.jobs)} job{'s' * (len(self.jobs) != 1)}, {completed} of them completed"
+        return f"{counted(len(self.jobs), 'job')}, {completed} of them completed"
 
     def result(self) -> str:
         states = [job.state for job in self.jobs]

@@ -21,7 +21,7 @@ from mnist_mlp.run.directory import durable_write
 from mnist_mlp.run.groups import Variant, by_length, completed, damage, variants, varied
 from mnist_mlp.run.metrics import CLASSIFICATION, METRIC
 from mnist_mlp.run.records import Run, read_runs
-from mnist_mlp.settings import SettingError, flatten
+from mnist_mlp.settings import SettingError, counted, flatten
 from mnist_mlp.sweeps.study import STUDY, conclude
 
 # The columns of percentages, and their headings; `test` is the accuracy on the test set.
@@ -157,7 +157,7 @@ def view(runs: Sequence[Run]) -> Group:
 def _not_completed(results: Sequence[Result]) -> list[Text]:
     counts = Counter(result["status"] for result in results)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    lines = [] if set(counts) == {"completed"} else [Text(f"{len(results)} run{'s' * (len(results) != 1)}: {said}")]
+    lines = [] if set(counts) == {"completed"} else [Text(f"{counted(len(results), 'run')}: {said}")]
     told = [result for result in results if result["error"] and result["status"] not in ("interrupted", "running")]
     return lines + [Text(f"  {result['run']}: {result['error']}", style="red") for result in told]
 
