@@ -137,7 +137,7 @@ def test_trainings_made_up(commands: Server, tiny_root: Path, tmp_path: Path, ro
     known = [name for name in flatten(compose_config([])) if name != "data.root"]
     small = ("data.test_size=200", "data.eval_batch_size=100", "data.batch_size=100", "trainer.max_epochs=1")
     base = [f"data.root={tiny_root}", "data.sha256=null", *small]
-    for number, chance in enumerate(rounds(25)):
+    for number, chance in enumerate(rounds(20)):
         here = tmp_path / str(number)
         here.mkdir()
         given = [given_to_train(chance, known) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
@@ -182,7 +182,7 @@ def given_to_backprop(chance: random.Random, known: list[str]) -> str:
 
 def test_derivations_made_up(commands: Server, tiny_root: Path, tmp_path: Path, rounds: Rounds) -> None:
     known = list(flatten(compose_config([], "backprop")))
-    for number, chance in enumerate(rounds(15)):
+    for number, chance in enumerate(rounds(10)):
         here = tmp_path / str(number)
         here.mkdir()
         given = [given_to_backprop(chance, known) for _ in range(chance.choice((1, 2, 2, 3, 4)))]
@@ -213,7 +213,7 @@ NAMES = ("train", "test", "validation", "network_a", "tiny")
 
 
 def test_other_commands_made_up(commands: Server, finished: Any, tmp_path: Path, rounds: Rounds) -> None:
-    for number, chance in enumerate(rounds(15)):
+    for number, chance in enumerate(rounds(10)):
         here = tmp_path / str(number)
         for name in ("one", "two"):
             shutil.copytree(finished[0], here / "runs" / name)
