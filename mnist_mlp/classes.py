@@ -26,7 +26,17 @@ from mnist_mlp.parts import Parts, build, make
 from mnist_mlp.run.checkpoint import not_storable
 from mnist_mlp.run.streams import random_states, set_random_states
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, quiet
-from mnist_mlp.settings import GIVEN, Rule, SettingError, as_override, built, cuts, is_number, refuse_arguments
+from mnist_mlp.settings import (
+    GIVEN,
+    Rule,
+    SettingError,
+    as_override,
+    built,
+    cuts,
+    ended_itself,
+    is_number,
+    refuse_arguments,
+)
 from mnist_mlp.surroundings import one_line
 
 # What a value of Python's plain types is in YAML.
@@ -63,6 +73,8 @@ def check_classes(config: DictConfig) -> None:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again when the run builds what it uses
             _try(config, settings)
+    except SystemExit as error:
+        raise ended_itself(error) from error
     finally:
         set_random_states(states)
 

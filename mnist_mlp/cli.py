@@ -223,8 +223,10 @@ def refuse_habits(config: DictConfig) -> None:
             "paths are relative to where the command is started: leave it out, and name places with run_dir or sweep"
         )
         raise SettingError("hydra.job.chdir", True, problem)
-    if "run_dir" in config and config.run_dir is None:  # hydra.run.dir, a text, would be "None"
-        raise SettingError("run_dir", None, "must be a text: leave it out for a name by date, experiment and seed")
+    if "run_dir" in config and not isinstance(config.run_dir, str | int | float):  # hydra.run.dir would be "None"
+        raise SettingError(
+            "run_dir", config.run_dir, "must be a text: leave it out for a name by date, experiment and seed"
+        )
     given = {override.key_or_group: override for override in _overrides(config)}
     place = _value(given["hydra.run.dir"]) if "hydra.run.dir" in given else None
     job_of_sweep = place == "${run_dir}"  # as its launcher writes it
@@ -243,6 +245,11 @@ def _refuse_in_a_sweep(given: Mapping[str, Override]) -> None:
         if name in given:
             problem = "is of a single run: a sweep lies in logs/sweeps/NAME with sweep=NAME, or in hydra.sweep.dir"
             raise SettingError(name, _value(given[name]), problem)
+    if "sweep" in given and given["sweep"].is_sweep_override():
+        raise SettingError("sweep", _value(given["sweep"]), "names the whole sweep: give one name")
+    if "sweep" in given and "hydra.sweep.dir" in given:
+        place = _value(given["hydra.sweep.dir"])
+        raise SettingError("hydra.sweep.dir", place, "is the sweep's directory, and sweep names it: give one of them")
     for name, override in given.items():
         if override.is_sweep_override() and not list(override.sweep_string_iterator()):
             raise SettingError(name, _value(override), "has no value: a sweep takes at least one")

@@ -17,6 +17,7 @@ from mnist_mlp.settings import (
     OUR_DATA,
     SettingError,
     compose_config,
+    ended_itself,
     load_yaml,
     one_sentence,
     options,
@@ -184,8 +185,11 @@ def _named_backbone(model: str) -> "nn.Module":
     is_name = re.fullmatch(r"\w+", model) is not None and not Path(model).is_file()
     if is_name and not own.is_file():
         raise SettingError("--model", model, f"is neither a file nor one of {', '.join(options('model'))}")
-    backbone = instantiate(load_yaml(Path(str(own)) if is_name else Path(model), "--model"), _convert_="all")
-    check_logits(backbone, "--model", model)
+    try:
+        backbone = instantiate(load_yaml(Path(str(own)) if is_name else Path(model), "--model"), _convert_="all")
+        check_logits(backbone, "--model", model)
+    except SystemExit as error:
+        raise ended_itself(error) from error
     return backbone  # type: ignore[no-any-return]
 
 

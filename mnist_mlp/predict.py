@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="also the 28x28 pixels that the network sees")
     parser.add_argument("--pictures", metavar="DIR", type=Path, help="a PNG for each image: it, these pixels, all ten")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if not arguments.paths:
         parser.error("give at least one IMAGE, a PNG or JPEG")
     prepare_process(threads=None, portable=True)

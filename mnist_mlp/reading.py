@@ -35,11 +35,13 @@ def read_file(path: Path) -> bytes:
     try:
         if stat.S_ISREG(path.stat().st_mode):
             return path.read_bytes()
-    except NotADirectoryError as error:  # of a path like FILE/run.json
-        raise FileNotFoundError(error.errno, error.strerror, os.fspath(path)) from error
     except FileNotFoundError:
         if not path.is_symlink():
             raise
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):  # of a path like FILE/run.json, or one that cannot be
+            raise FileNotFoundError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
     raise OSError(errno.EINVAL, "it is no ordinary file", os.fspath(path))
 
 

@@ -32,7 +32,15 @@ from mnist_mlp.run.provenance import arithmetic, device_name, git_state, not_por
 from mnist_mlp.run.recorder import Recorder
 from mnist_mlp.run.signals import StopSignals
 from mnist_mlp.run.trainer import ONE_PROCESS, QUIET, count_minibatches, own_process, quiet
-from mnist_mlp.settings import OF_SCHEDULER, SettingError, check_accelerator, cuts, flatten, name_network
+from mnist_mlp.settings import (
+    OF_SCHEDULER,
+    SettingError,
+    check_accelerator,
+    cuts,
+    ended_itself,
+    flatten,
+    name_network,
+)
 from mnist_mlp.steps.choice import choose
 from mnist_mlp.surroundings import one_line
 from mnist_mlp.tensorboard.events import Events
@@ -111,6 +119,8 @@ def train(config: DictConfig, checked: bool = False) -> dict[str, Any]:
             with suppress(OSError):  # on a full disk, the error that is raised below says so
                 run.update_record(status=status, error=f"{type(error).__name__}: {error}", epochs=run.epochs_written())
             signals.check()
+            if isinstance(error, SystemExit):
+                raise ended_itself(error) from error
             if isinstance(error, MisconfigurationException):  # Lightning's, for settings that do not go together
                 raise SettingError("trainer", "Trainer", f"cannot be used so ({one_line(error)})") from error
             raise

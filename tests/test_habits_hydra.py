@@ -13,6 +13,8 @@ import pytest
 from helpers import Command, statuses
 
 from mnist_mlp import cli
+from mnist_mlp.evaluate import _named_backbone as named_backbone
+from mnist_mlp.settings import SettingError
 
 Said = Callable[..., tuple[int, str, str]]
 
@@ -146,6 +148,12 @@ REFUSED: dict[str, str] = {
     "-m hydra.launcher=3": "hydra.launcher=3: must be a group of settings: choose one by hydra/launcher",
     "~hydra.callbacks.check": "hydra.callbacks.check=null: is a callback of mnist-train itself: give yours another",
     "hydra.callbacks.search.x=1": "hydra.callbacks.search.x=1: is a callback of mnist-train itself: give yours another",
+    "-m sweep=both hydra.sweep.dir=there seed=0,1": "hydra.sweep.dir=there: is the sweep's directory, and sweep names",
+    "-m seed=0,1 sweep=null": "sweep=null: must be a name such as seeds or paper/long",
+    "-m seed=0 sweep=a,b": "sweep=a,b: names the whole sweep: give one name",
+    "run_dir=[e]": "run_dir=['e']: must be a text: leave it out",
+    "run_dir=bad\udcff": "run_dir=bad\\udcff: must be a name in UTF-8, which the locale can read",
+    f"run_dir={300 * 'x'}": "run_dir=",
     "~threads": "threads=null: is part of every run, and cannot be removed: give it another value",
     "-m ~trainer.max_epochs seed=0,1": "trainer.max_epochs=null: is part of every run, and cannot be removed",
     "seed=???": "seed=???: has no value yet: give it one",
@@ -257,6 +265,34 @@ def test_what_is_usual_with_hydra_works(said: Said, tiny: list[str], tmp_path: P
     assert record.items() <= json.loads((tmp_path / place / "run.json").read_text()).items()
     assert {path.name for path in tmp_path.iterdir()} == {"mine", place}
     assert (tmp_path / place / "train.log").exists()
+
+
+ENDS = """
+import sys
+from lightning.pytorch import Callback
+from torch import nn
+class Ends(nn.Module):
+    def forward(self, images):
+        sys.exit(0)
+class Stops(Callback):
+    def on_train_epoch_end(self, *_):
+        sys.exit(0)
+"""
+
+
+def test_a_class_that_ends_the_process_does_not_end_it_well(said: Said, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a_class_that_ends.py").write_text(ENDS)
+    own = "_target_: a_class_that_ends.Ends\n"
+    (tmp_path / "mine" / "model" / "ends.yaml").write_text(own)
+    problem = "a class of the configuration ends the process (a_class_that_ends.py, line {}): let it raise\n"
+    status, _, err = said("--config-dir", "mine", "model=ends")
+    assert (status, err) == (1, f"sys.exit=0: {problem.format(7)}")
+    with pytest.raises(SettingError, match=r"sys.exit=0: .*line 7"):
+        named_backbone("mine/model/ends.yaml")
+    callback = "+callbacks.stops._target_=a_class_that_ends.Stops"
+    status, _, err = said(*tiny, callback, "run_dir=r", "trainer.max_epochs=1", "tensorboard.enabled=false")
+    assert (status, err) == (1, f"sys.exit=0: {problem.format(10)}")
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
 
 
 def test_a_refused_resume_is_told_before_pytorch_is_imported(

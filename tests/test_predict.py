@@ -216,7 +216,7 @@ def test_without_a_checkpoint_the_packages_weights_read_and_what_they_saw_is_sho
     (tmp_path / "b").mkdir()
     for name, digit in (("a.png", DIGITS[0]), ("b/a.png", DIGITS[1]), ("blank.png", np.full((40, 40), 200, np.uint8))):
         Image.fromarray(digit).save(tmp_path / name)
-    done = script("mnist-predict", "a.png", "b/a.png", "blank.png", "--show", "--pictures", "p", PYTHONUTF8="1")
+    done = script("mnist-predict", "a.png", "--show", "b/a.png", "blank.png", "--pictures", "p", PYTHONUTF8="1")
     assert done.returncode == 1
     assert done.stderr == "IMAGE=blank.png: has no digit on it: nothing stands out from its background\n"
     expected = np.argmax(predict(None, list(DIGITS[:2].astype(np.float32))), axis=1)

@@ -213,3 +213,4 @@ def test_what_every_command_prints_is_within_its_one_sentence(
         module.main()
     assert ended.value.code == 1
     assert err.getvalue().endswith("standard output: cannot be used (No space left on device)\n")
+    assert (run / "results.csv").exists() == (command == "report.command")  # what nobody reads is saved all the same

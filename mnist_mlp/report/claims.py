@@ -66,7 +66,7 @@ DROPOUTS = (0.3, 0.4, 0.5, 0.6)
 @cache
 def entries() -> dict[str, dict[str, Any]]:
     """The claims in words, in the order of the original report."""
-    found: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text())
+    found: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text("utf-8"))
     return found
 
 

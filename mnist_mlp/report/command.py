@@ -69,11 +69,13 @@ def write_page(directory: Path, output: Path | None = None, readme: Path | None 
     from mnist_mlp.report import page  # here, because --table and --help do without matplotlib
     from mnist_mlp.report import readme as in_short
 
+    place = output or directory
     if readme is not None:
         in_short.around(readme)  # which refuses it, before anything is written
+        if readme.resolve() == (place / "report.md").resolve():
+            raise SettingError("--readme", readme, "is the report itself, which is written anew: give another file")
     if output is not None:
         keep(directory, output)
-    place = output or directory
     made = page.compose(summarise(place), place.resolve().name, claims)
     page.write(made, place)
     if readme is not None:

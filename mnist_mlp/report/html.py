@@ -37,7 +37,7 @@ def to_html(markdown: str, title: str, figures: Mapping[str, bytes]) -> str:
     parser = MarkdownIt("commonmark", {"html": False}, renderer_cls=PageRenderer).enable("table")
     parser.core.ruler.push("folds", open_folds)
     parser.core.ruler.push("captions", join_captions)
-    style = (Path(__file__).parent / "report.css").read_text()
+    style = (Path(__file__).parent / "report.css").read_text("utf-8")
     tokens = parser.parse(markdown)
     body = parser.renderer.render(tokens, parser.options, {"figures": figures})
     return (

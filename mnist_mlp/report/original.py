@@ -78,7 +78,7 @@ def original_runs() -> tuple[OriginalRun, ...]:
     """The four runs: Experiment 1 with A and B, Experiment 2 with A and B."""
     import numpy as np  # here, because `mnist-report --help` and --table do without
 
-    with (Path(__file__).parent / "curves.csv").open() as file:
+    with (Path(__file__).parent / "curves.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = [column for column in rows[0] if column not in ("experiment", "network")]
     found = []
@@ -102,7 +102,7 @@ def setup() -> tuple[Setup, ...]:
 
 @cache
 def _content() -> Any:
-    return yaml.safe_load((Path(__file__).parent / "original.yaml").read_text())
+    return yaml.safe_load((Path(__file__).parent / "original.yaml").read_text("utf-8"))
 
 
 def _headline(entry: dict[str, Any]) -> Headline:

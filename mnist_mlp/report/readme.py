@@ -23,10 +23,14 @@ def around(readme: Path) -> tuple[str, str]:
     Raises:
         SettingError: it cannot be read or made, or has one mark without the other behind it.
     """
+    if readme.suffix.lower() not in (".md", ".markdown"):
+        raise SettingError("--readme", readme, "must be a Markdown file, such as README.md, into which the results go")
     try:
-        text = readme.read_text() if readme.exists() or not readme.parent.is_dir() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError("--readme", readme, f"cannot be read ({error})") from error
+        text = readme.read_text("utf-8") if readme.exists() or not readme.parent.is_dir() else ""
+    except OSError as error:
+        raise SettingError("--readme", readme, f"cannot be read or made ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise SettingError("--readme", readme, f"is no text in UTF-8 ({error})") from error
     if BEGIN not in text and END not in text:
         return f"{text.rstrip()}\n\n{BEGIN}".lstrip(), f"{END}\n"
     before, begin, rest = text.partition(BEGIN)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -20,13 +21,14 @@ class NoteNew(Callback):
     """Hydra callback: notes a directory that Hydra is going to make."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _note(config.hydra.run)
+        _note(config, config.hydra.run)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _note(config.hydra.sweep)
+        _note(config, config.hydra.sweep)
 
 
-def _note(place: DictConfig) -> None:
+def _note(config: DictConfig, place: DictConfig) -> None:
+    HydraConfig.instance().set_config(config)  # a place's name interpolates Hydra's choices
     with suppress(OmegaConfBaseException):  # it has no name that could be used, so it is not made
         if not os.path.lexists(place.dir):
             _new.add(Path(place.dir).absolute())
@@ -36,7 +38,7 @@ def remove_refused() -> None:
     """Removes the directories that this process has made and put nothing into but Hydra's own files; then the empty
     ones around them that lie in the working directory, such as logs/sweeps."""
     for directory in _new:
-        if not directory.is_dir() or any(map(_is_content, directory.rglob("*"))):
+        if not os.path.isdir(directory) or any(map(_is_content, directory.rglob("*"))):
             continue
         with suppress(OSError, Timeout), FileLock(directory / ".lock").acquire(timeout=0):  # else it is in use
             shutil.rmtree(directory)

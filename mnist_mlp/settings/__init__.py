@@ -56,5 +56,5 @@ from mnist_mlp.settings.rules import (
     is_number,
     rules_of,
 )
-from mnist_mlp.settings.sentences import FULL_ERROR, end, in_callback, one_sentence, sentence
+from mnist_mlp.settings.sentences import FULL_ERROR, end, ended_itself, in_callback, one_sentence, sentence
 from mnist_mlp.settings.values import NonFiniteLossError, SettingError, as_override, counted, flatten, spelled

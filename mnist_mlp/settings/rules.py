@@ -24,7 +24,9 @@ def _whole(least: int, below: int = 2**63) -> Rule:
 
 
 def _matching(pattern: str, wanted: str) -> Rule:
-    return Rule(lambda value: re.fullmatch(pattern, str(value)) is not None, wanted)
+    return Rule(
+        lambda value: isinstance(value, str | int | float) and re.fullmatch(pattern, str(value)) is not None, wanted
+    )
 
 
 def _choice(*options: str) -> Rule:
@@ -41,6 +43,11 @@ AT_LEAST_ZERO = Rule(lambda value: is_number(value) and 0 <= value <= LARGEST, f
 FRACTION = Rule(lambda value: is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1")
 TRUTH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str) and value != "", "a text")
+UNICODE = "[^\ud800-\udfff]+"  # without the bytes that the locale could not read
+PLACE = Rule(
+    lambda value: isinstance(value, str) and re.fullmatch(UNICODE, value, re.DOTALL) is not None,
+    "a name in UTF-8, which the locale can read (PYTHONUTF8=1 reads it in any)",
+)
 NUMBER = Rule(lambda value: is_number(value) and abs(value) <= LARGEST, "a number")
 SEED = Rule(_whole(0, 2**64).accepts, "a whole number of at least 0 and below 2**64")
 WIDTHS = Rule(
@@ -78,9 +85,9 @@ RULES: dict[str, Rule] = {
     ),
     "portable": TRUTH,
     "average": _choice("weighted", "macro", "micro"),
-    "run_dir": TEXT,
+    "run_dir": PLACE,
     "sweep": _matching(
-        r"(?!\.\.?(/|$))[^/\\]+(/(?!\.\.?(/|$))[^/\\]+)*",
+        r"(?!\.\.?(/|$))[^/\\\ud800-\udfff]+(/(?!\.\.?(/|$))[^/\\\ud800-\udfff]+)*",
         "a name such as seeds or paper/long: it becomes logs/sweeps/NAME",
     ),
     "trainer.max_epochs": _whole(1),
@@ -144,7 +151,7 @@ CLASS_RULES: dict[str, dict[str, Rule]] = {
     },
     OUR_DATA: {
         "dataset": _choice("MNIST", "FashionMNIST", "KMNIST"),
-        "root": _optional(TEXT),
+        "root": _optional(PLACE),
         "download": TRUTH,
         "sha256": HASHES,
         "mirror": _optional(_matching("(https?|ftp|file)://.+", "a URL, such as https://example.org/mnist")),

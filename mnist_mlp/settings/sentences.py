@@ -79,6 +79,15 @@ def in_callback() -> Iterator[None]:
         sys.exit(1)
 
 
+def ended_itself(error: SystemExit) -> SettingError:
+    """What to raise where a class of the user's own ends the process, which would say nothing, and perhaps status 0."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(last.filename)}, line {last.lineno}"
+    return SettingError(
+        "sys.exit", error.code, f"a class of the configuration ends the process ({where}): let it raise"
+    )
+
+
 def _failed_in_hydra(error: Exception) -> bool:
     """Whether Hydra's own code failed, which looks at few of its settings before it uses them, and no code of ours."""
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -151,7 +160,8 @@ def _of_words(text: str, application: str, cause: BaseException | None) -> str |
     if several := re.match(
         r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?: requires --multirun|\n|$)", text
     ):
-        return f"{several[1]}: several values are a sweep: add -m; a single value that is a list stands in brackets"
+        given = several[1].lstrip("+")
+        return f"{given}: several values are a sweep: add -m; a single value that is a list stands in brackets"
     if there := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{there[1]}: is in the configuration already: leave out the +"
     if merged := re.match(r"Error merging override (.+)", text, re.DOTALL):

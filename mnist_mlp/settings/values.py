@@ -41,7 +41,7 @@ def as_override(value: object) -> str:
     return f"'{escaped}{trailing * chr(92)}'"
 
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 LONGEST_VALUE = 80  # characters of a list or a mapping in a sentence
 
 
@@ -51,7 +51,7 @@ def counted(number: int, what: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A text with \\n and such in place of what would break a line, or command a terminal."""
+    """A text with \\n and such in place of what would break a line, command a terminal, or is no Unicode."""
     return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 

@@ -65,16 +65,18 @@ def summarise(directory: Path) -> list[Run]:
     runs = read_runs(directory)
     rows = results(runs)
     console = Console(highlight=False)
-    if os.path.lexists(directory / STUDY):
-        conclude(directory, console.print)
-    else:
-        console.print(view(runs))  # first: it takes no room on a disk
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    durable_write(directory / "results.csv", text.getvalue().encode())
+    try:
+        if os.path.lexists(directory / STUDY):
+            conclude(directory, console.print)
+        else:
+            console.print(view(runs))  # first: it takes no room on a disk
+    finally:  # though nobody reads what is printed
+        durable_write(directory / "results.csv", text.getvalue().encode())
     console.print(f"Saved as {os.path.relpath(directory / 'results.csv')}", soft_wrap=True, markup=False)
     return runs
 

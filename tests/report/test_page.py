@@ -371,7 +371,9 @@ def test_of_many_settings_some_are_drawn_and_the_document_stays_small(tmp_path: 
         (["--output", "runs/inside"], "must lie beside runs, neither in it nor around it"),
         (["--output", "."], "must lie beside runs, neither in it nor around it"),
         (["--output", "other"], "holds a run that runs does not, strange: remove that, or give another directory"),
-        (["--readme", "none/r.md"], "cannot be read"),
+        (["--readme", "none/r.md"], "cannot be read or made (No such file or directory)"),
+        (["--readme", "runs.csv"], "must be a Markdown file"),
+        (["--readme", "runs/report.md"], "is the report itself"),
         (["--readme", "half.md"], "has one mark without the other"),
     ],
 )
