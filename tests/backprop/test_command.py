@@ -181,7 +181,7 @@ def test_a_large_graph_is_not_drawn_and_says_so(command: Command, tmp_path: Path
     done = command("mnist-backprop", f"expression={'+'.join(['x*y'] * 5000)}", "values.x=1", "values.y=2", "run_dir=r")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ("10,001 nodes are more than 60: not drawn; derivation.md has every step\n3 files in r\n")
-    assert done.stdout.startswith("Final gradients\n  df/dx = 10000\n  df/dy = 5000\n\n10001 values and")
+    assert done.stdout.startswith("Final gradients\n  df/dx = 10000\n  df/dy = 5000\n\n10,001 values and")
     assert {path.name for path in (tmp_path / "r").iterdir()} == {"derivation.md", "derivation.tex", "graph.dot"}
 
 
