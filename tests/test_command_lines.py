@@ -137,7 +137,7 @@ def test_trainings_made_up(commands: Server, tiny_root: Path, tmp_path: Path, ro
     known = [name for name in flatten(compose_config([])) if name != "data.root"]
     small = ("data.test_size=200", "data.eval_batch_size=100", "data.batch_size=100", "trainer.max_epochs=1")
     base = [f"data.root={tiny_root}", "data.sha256=null", *small]
-    for number, chance in enumerate(rounds(20)):
+    for number, chance in enumerate(rounds(12)):
         here = tmp_path / str(number)
         here.mkdir()
         given = [given_to_train(chance, known) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
