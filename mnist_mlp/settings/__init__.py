@@ -40,7 +40,6 @@ from mnist_mlp.settings.rules import (
     BACKPROP_RULES,
     CLASS_RULES,
     DATA_FILES,
-    ELSEWHERE,
     GIVEN,
     HASHES,
     NUMBER,

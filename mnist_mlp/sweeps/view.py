@@ -62,10 +62,8 @@ class SweepView:
             style: rich's, for a terminal.
             on_terminal: whether a terminal has it above the table; the table itself shows what jobs do.
         """
-        with (
-            contextlib.suppress(OSError),
-            self.log.open("a", encoding="utf-8") as file,
-        ):  # a full disk: the jobs themselves will say so
+        # Of a full disk the jobs themselves will speak.
+        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
         if self._live is None:
             print(line, file=sys.stderr, flush=True)
