@@ -29,6 +29,7 @@ from mnist_mlp.settings import (
     defaults,
     divided,
     end,
+    ended_itself,
     make_directory,
     one_sentence,
 )
@@ -195,7 +196,10 @@ def _network(config: DictConfig) -> Results:
     # Here, because torch takes seconds to import, and a refused command answers at once.
     from mnist_mlp.backprop.network import configured_passes, network_figure, network_markdown
 
-    passes = configured_passes(config)
+    try:
+        passes = configured_passes(config)
+    except SystemExit as error:
+        raise ended_itself(error) from error
     text = network_markdown(passes)
 
     def pictures() -> dict[str, bytes]:

@@ -80,7 +80,7 @@ def network_passes(network: nn.Module, image: Tensor, label: int, title: str) ->
     with _outputs(network) as outputs:
         try:
             logits = network(image)
-        except RuntimeError as error:
+        except Exception as error:  # whatever a user's forward raises
             raise SettingError("network", kind, f"cannot take an image of 28x28 ({one_line(error)})") from error
     if logits.dim() != 2 or len(logits) != 1 or logits.shape[1] <= label:
         raise SettingError("network", kind, f"must make logits (1, 10) of an image, not {tuple(logits.shape)}")

@@ -227,6 +227,24 @@ def test_a_users_own_network(command: Command, tmp_path: Path) -> None:
     assert "| 1 Linear  |" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("does", "problem"),
+    [
+        ("sys.exit(0)", "sys.exit=0: a class of the configuration ends the process (mine.py, line 4): let it raise\n"),
+        ("raise KeyError(3)", "network=Own: cannot take an image of 28x28 (3)\n"),
+    ],
+)
+def test_a_users_own_network_that_fails(command: Command, tmp_path: Path, does: str, problem: str) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "own.yaml").write_text("_target_: mine.Own\n")
+    (tmp_path / "mine.py").write_text(
+        f"import sys\nfrom torch import nn\nclass Own(nn.Module):\n    def forward(self, images): {does}\n"
+    )
+    done = command("mnist-backprop", "--config-dir", "mine", "network=own", "draw=false", "run_dir=r")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", problem)
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_terminal_without_unicode_gets_question_marks(script: Command) -> None:
     done = script("mnist-backprop", "expression=x*x", "values.x=3", "draw=false", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
